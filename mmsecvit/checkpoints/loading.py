@@ -1,0 +1,126 @@
+"""Reading checkpoints as data only, and loading them into a backbone or not at all."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from pickle import UnpicklingError
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer, print_log
+from torch import Tensor, nn
+
+from .released import from_released, is_released
+
+
+def trusted_types() -> list:
+    """What mmengine's own checkpoints hold beside tensors and plain Python data."""
+    multiarray = (np._core if hasattr(np, '_core') else np.core).multiarray
+    dtypes = {type(np.dtype(t)) for t in (np.float32, np.float64, np.int64)}
+    return [
+        HistoryBuffer,
+        np.ndarray,
+        np.dtype,
+        multiarray._reconstruct,
+        multiarray.scalar,
+        *dtypes,
+    ]
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read a model's weights from a file or URL without executing anything in it.
+
+    The weights may lie under ``state_dict`` or ``model``, and their keys may begin with
+    ``module.``.
+
+    Args:
+        path: A local file, or an http(s) address, which is cached by torch.hub.
+
+    Returns:
+        The state dict, on the CPU.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is no checkpoint of weights, or holds more than data.
+    """
+    path = str(path)
+    # Before torch 2.5 there is no list of trusted types, and files that need one are refused.
+    trusted = getattr(torch.serialization, 'safe_globals', lambda types: nullcontext())
+    try:
+        with trusted(trusted_types()):
+            if path.startswith(('http://', 'https://')):
+                checkpoint = torch.hub.load_state_dict_from_url(
+                    path, map_location='cpu', weights_only=True
+                )
+            elif not Path(path).expanduser().is_file():
+                raise FileNotFoundError(f'checkpoint {path} does not exist')
+            else:
+                checkpoint = torch.load(
+                    Path(path).expanduser(), map_location='cpu', weights_only=True
+                )
+    except (UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f'checkpoint {path} cannot be read as weights only: {reason}') from error
+    for key in ('state_dict', 'model'):
+        if isinstance(checkpoint, dict) and isinstance(checkpoint.get(key), dict):
+            checkpoint = checkpoint[key]
+    if not isinstance(checkpoint, dict) or not any(
+        isinstance(value, Tensor) for value in checkpoint.values()
+    ):
+        raise ValueError(f'checkpoint {path} holds no state dict')
+    return {key.removeprefix('module.'): value for key, value in checkpoint.items()}
+
+
+def load_backbone_weights(
+    backbone: nn.Module, path: str | Path, optional: tuple[str, ...] = ()
+) -> None:
+    """Load a backbone's weights completely, or raise.
+
+    The file may be a backbone's, a whole detector's, segmenter's or classifier's (its keys
+    beginning with ``backbone.``), or the authors' released one.
+
+    Args:
+        backbone: Module to load into.
+        path: As in :func:`read_state_dict`.
+        optional: Beginnings of keys that may be missing on either side.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the weights are not those of this backbone, with the first keys and
+            shapes that differ.
+    """
+    state_dict = read_state_dict(path)
+    if is_released(state_dict):
+        state_dict = from_released(state_dict)
+    if any(key.startswith('backbone.') for key in state_dict):
+        state_dict = {
+            key.removeprefix('backbone.'): value
+            for key, value in state_dict.items()
+            if key.startswith('backbone.')
+        }
+
+    own = backbone.state_dict()
+    missing = [key for key in own if key not in state_dict and not key.startswith(optional)]
+    unknown = [key for key in state_dict if key not in own and not key.startswith(optional)]
+    reshaped = [
+        f'{key} is {tuple(state_dict[key].shape)} in the file and {tuple(own[key].shape)} here'
+        for key in own
+        if key in state_dict and state_dict[key].shape != own[key].shape
+    ]
+    problems = [
+        f'{len(keys)} {what} (first: {keys[0]})'
+        for keys, what in (
+            (missing, 'weights are missing in the file'),
+            (unknown, 'weights of the file have no place here'),
+            (reshaped, 'weights have another shape'),
+        )
+        if keys
+    ]
+    if problems:
+        raise ValueError(
+            f'checkpoint {path} is not of this {type(backbone).__name__}: {"; ".join(problems)}; '
+            "set the backbone's arch and variant to those of the checkpoint"
+        )
+    backbone.load_state_dict(
+        {key: value for key, value in state_dict.items() if key in own}, strict=False
+    )
+    print_log(f'Loaded the backbone from {path}', logger='current')

@@ -1,0 +1,64 @@
+"""Convolutions around the attention: depth-wise, stem and down-sampling."""
+
+from collections import OrderedDict
+
+from mmcv.cnn import build_norm_layer
+from torch import Tensor, nn
+
+
+class DepthwiseConv2d(nn.Conv2d):
+    """Depth-wise convolution that keeps the size of a channels-last map.
+
+    Args:
+        channels: Number of channels.
+        kernel_size: Side of the kernel, odd.
+    """
+
+    def __init__(self, channels: int, kernel_size: int) -> None:
+        super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve (B, H, W, C) to (B, H, W, C)."""
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def conv_stem(embed_dims: int, norm_cfg: dict, final_act: bool = True) -> nn.Sequential:
+    """Four 3x3 convolutions from an image to tokens of 4x4 pixels (Appendix A).
+
+    Args:
+        embed_dims: Number of channels that come out; the first three convolutions have half.
+        norm_cfg: Config of the normalisation after each convolution.
+        final_act: Whether GELU follows the fourth convolution too, as in the paper; the
+            authors' released network has none there.
+
+    Returns:
+        A module from (B, 3, H, W) to (B, embed_dims, ceil(H / 4), ceil(W / 4)).
+    """
+    channels = [3, embed_dims // 2, embed_dims // 2, embed_dims // 2, embed_dims]
+    layers: list[nn.Module] = []
+    for i, stride in enumerate((2, 1, 1, 2)):
+        layers += [
+            nn.Conv2d(channels[i], channels[i + 1], 3, stride, padding=1),
+            build_norm_layer(norm_cfg, channels[i + 1])[1],
+            nn.GELU(),
+        ]
+    return nn.Sequential(*(layers if final_act else layers[:-1]))
+
+
+def downsampling(in_channels: int, out_channels: int, norm_cfg: dict) -> nn.Sequential:
+    """3x3 convolution with stride 2 between two stages, and its normalisation (Appendix A).
+
+    Args:
+        in_channels: Number of channels of the earlier stage.
+        out_channels: Number of channels of the later stage.
+        norm_cfg: Config of the normalisation.
+
+    Returns:
+        A module from (B, in_channels, H, W) to (B, out_channels, ceil(H / 2), ceil(W / 2)).
+    """
+    return nn.Sequential(
+        OrderedDict(
+            conv=nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1),
+            norm=build_norm_layer(norm_cfg, out_channels)[1],
+        )
+    )

@@ -1,0 +1,30 @@
+"""Feed-forward network."""
+
+from torch import Tensor, nn
+
+from .convolution import DepthwiseConv2d
+
+
+class FFN(nn.Module):
+    """Two linear layers with GELU between, and in the released network a convolution.
+
+    Args:
+        embed_dims: Number of channels in and out.
+        feedforward_channels: Number of hidden channels.
+        with_conv: Whether a residual 3x3 depth-wise convolution follows GELU, as in the
+            authors' released network. Defaults to False, which is the paper's.
+    """
+
+    def __init__(self, embed_dims: int, feedforward_channels: int, with_conv: bool = False) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(embed_dims, feedforward_channels)
+        self.act = nn.GELU()
+        self.conv = DepthwiseConv2d(feedforward_channels, kernel_size=3) if with_conv else None
+        self.fc2 = nn.Linear(feedforward_channels, embed_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to (B, H, W, C)."""
+        x = self.act(self.fc1(x))
+        if self.conv is not None:
+            x = x + self.conv(x)
+        return self.fc2(x)

@@ -1,0 +1,93 @@
+"""Attention inside semantic clusters: the public face of all backends."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .backends import reference_attention, sdpa_attention
+from .clustering import cluster_bounds, semantic_order
+
+# Each backend takes (q, k, v, order, bounds, scale), has nothing left to check, and returns
+# (B, heads, L, d). `order` is None where there is one cluster and so nothing to order.
+_BACKENDS: dict[str, Callable[..., Tensor]] = {
+    'reference': reference_attention,
+    'sdpa': sdpa_attention,
+}
+
+
+def check_backend(backend: str) -> None:
+    """Raise a ValueError unless ``backend`` is ``auto`` or the name of a backend."""
+    names = ['auto', *_BACKENDS]
+    if backend not in names:
+        raise ValueError(f'backend must be one of {", ".join(names)}, got {backend!r}')
+
+
+def sec_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    num_clusters: int,
+    *,
+    scale: float | None = None,
+    order: Tensor | None = None,
+    backend: str = 'auto',
+) -> Tensor:
+    """Self-attention inside clusters of semantically similar tokens (Eq. 2-5).
+
+    The tokens of each head are ordered by the similarity of their key to the mean key, cut
+    into ``num_clusters`` clusters whose sizes differ by at most one, and attend within their
+    cluster only. One cluster is plain attention.
+
+    Args:
+        q: Queries, (B, heads, L, d), any floating dtype, any strides.
+        k: Keys, of the shape, dtype and device of ``q``.
+        v: Values, of the shape, dtype and device of ``q``.
+        num_clusters: Number of clusters, at least 1. More clusters than tokens become L.
+        scale: Factor on the product of queries and keys. Defaults to ``d ** -0.5``.
+        order: Permutation of each head's tokens to cut into clusters, (B, heads, L), int64.
+            Defaults to ``semantic_order(k)``.
+        backend: ``auto``, ``reference`` (the paper line by line, any dtype, holds every
+            attention matrix) or ``sdpa`` (torch's fused attention). ``auto`` is ``sdpa``.
+
+    Returns:
+        (B, heads, L, d), tokens in the order of ``q``, dtype of ``q``.
+
+    Raises:
+        ValueError: If shapes, dtypes or devices disagree, ``num_clusters`` is below 1,
+            ``backend`` is unknown, or ``order`` has the wrong shape or dtype.
+
+    Example:
+        >>> q, k, v = torch.randn(3, 2, 4, 100, 32)
+        >>> sec_attention(q, k, v, num_clusters=8).shape
+        torch.Size([2, 4, 100, 32])
+    """
+    if q.dim() != 4:
+        raise ValueError(f'q must have the shape (B, heads, L, d), got {tuple(q.shape)}')
+    for name, x in (('k', k), ('v', v)):
+        if x.shape != q.shape:
+            raise ValueError(
+                f'{name} must have the shape of q, {tuple(q.shape)}, got {tuple(x.shape)}'
+            )
+        if (x.dtype, x.device) != (q.dtype, q.device):
+            raise ValueError(
+                f'{name} must have the dtype and device of q, {q.dtype} on {q.device}, '
+                f'got {x.dtype} on {x.device}'
+            )
+    if num_clusters < 1:
+        raise ValueError(f'num_clusters must be at least 1, got {num_clusters}')
+    check_backend(backend)
+    if order is not None and (order.shape != q.shape[:3] or order.dtype != torch.int64):
+        raise ValueError(
+            f'order must be int64 of the shape (B, heads, L), {tuple(q.shape[:3])}, '
+            f'got {order.dtype} of the shape {tuple(order.shape)}'
+        )
+
+    bounds = cluster_bounds(q.shape[2], num_clusters)
+    if len(bounds) == 2:
+        order = None
+    elif order is None:
+        order = semantic_order(k)
+    if scale is None:
+        scale = q.shape[-1] ** -0.5
+    return _BACKENDS['sdpa' if backend == 'auto' else backend](q, k, v, order, bounds, scale)

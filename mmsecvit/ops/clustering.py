@@ -1,0 +1,100 @@
+"""Semantic Equitable Clustering: who attends to whom (Section 3.2, Eq. 2-4)."""
+
+import torch
+from torch import Tensor
+
+
+def semantic_order(k: Tensor) -> Tensor:
+    """Order the tokens of each head by their cosine similarity to the mean key (Eq. 2-3).
+
+    The order is decided in float32, whatever the dtype of ``k`` and under autocast too:
+    bfloat16 has so few bits that most tokens would tie. Ties keep raster order, so that one
+    input has one result on every device. No gradient flows through it.
+
+    Args:
+        k: Keys, (B, heads, L, d), any floating dtype.
+
+    Returns:
+        Token indices by rising similarity, (B, heads, L), int64.
+    """
+    with torch.no_grad(), torch.autocast(k.device.type, enabled=False):
+        k = k.float()
+        center = k.mean(dim=-2, keepdim=True)
+        # Neither the norm of the centre nor a common scale of the keys changes the order, so
+        # only each key's own norm is divided out. A zero key has similarity 0, as in
+        # F.normalize.
+        norm = k.norm(dim=-1).clamp_min(torch.finfo(k.dtype).tiny)
+        similarity = (k * center).sum(dim=-1) / norm
+        return similarity.argsort(dim=-1, stable=True)
+
+
+def cluster_bounds(length: int, n: int) -> list[int]:
+    """Boundaries of clusters whose sizes differ by at most one (Eq. 4 for any length).
+
+    Args:
+        length: Number of tokens, at least 1.
+        n: Number of clusters, at least 1. More clusters than tokens become ``length``
+            clusters of one token.
+
+    Returns:
+        ``min(n, length) + 1`` rising ranks: cluster ``c`` holds the ranks
+        ``[bounds[c], bounds[c + 1])`` of :func:`semantic_order`.
+
+    Raises:
+        ValueError: If ``length`` or ``n`` is below 1.
+
+    Example:
+        >>> cluster_bounds(10, 4)
+        [0, 2, 5, 7, 10]
+    """
+    if length < 1:
+        raise ValueError(f'length must be at least 1, got {length}')
+    if n < 1:
+        raise ValueError(f'n must be at least 1, got {n}')
+    n = min(n, length)
+    return [c * length // n for c in range(n + 1)]
+
+
+def invert_order(order: Tensor) -> Tensor:
+    """Inverse of a permutation, by one scatter instead of a second sort.
+
+    Args:
+        order: Permutations along the last dimension, (..., L), int64.
+
+    Returns:
+        The rank of each token, (..., L), int64.
+    """
+    ranks = torch.arange(order.shape[-1], device=order.device)
+    return torch.empty_like(order).scatter_(-1, order, ranks.expand_as(order))
+
+
+def permute_tokens(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+    """Bring the tokens of each head into a given order.
+
+    The gradient is a gather by the inverse permutation: no scatter-add, so it is
+    deterministic and free of atomics.
+
+    Args:
+        x: Tokens, (B, heads, L, d).
+        order: Permutation of each head's tokens, (B, heads, L), int64.
+        inverse: The inverse of ``order``, as from :func:`invert_order`.
+
+    Returns:
+        The tokens, (B, heads, L, d): ``x[b, h, order[b, h, i]]`` at ``[b, h, i]``.
+    """
+    return _PermuteTokens.apply(x, order, inverse)
+
+
+class _PermuteTokens(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(order, inverse)
+        batch = torch.arange(x.shape[0], device=x.device)[:, None, None]
+        heads = torch.arange(x.shape[1], device=x.device)[:, None]
+        # Indexing copies whole rows; gather would read one index for each channel.
+        return x[batch, heads, order]
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        order, inverse = ctx.saved_tensors
+        return permute_tokens(grad, inverse, order), None, None
