@@ -1,0 +1,52 @@
+# Which builds of the OpenMMLab toolboxes: onedl (the maintained ones) or openmmlab (the original releases).
+STACK ?= onedl
+VENV ?= $(if $(filter openmmlab,$(STACK)),.venv-openmmlab,.venv)
+PY := $(VENV)/bin/python
+export STACK VENV
+
+DEMO_CONFIG := configs/mask_rcnn_secvit_digits.py
+DEMO_DIR := work_dirs/demo
+
+.PHONY: help env demo test lint
+
+help:
+	@echo 'make demo   train a small Mask R-CNN with SecViT on scenes of handwritten digits, evaluate it, draw what it sees'
+	@echo 'make test   run the tests'
+	@echo 'make lint   run the linters'
+	@echo 'make env    build the environment that the others use, and call by themselves'
+	@echo
+	@echo 'STACK=onedl|openmmlab   which builds of the OpenMMLab toolboxes (now: $(STACK))'
+	@echo 'VENV=DIR                where the environment goes (now: $(VENV))'
+	@echo 'PYTHON=python3.11       the interpreter to build it from'
+
+env:
+	@tools/make_env.sh
+
+# One shell for all lines: the first decides what device the others run on.
+demo: env
+	@set -eu; \
+	if $(PY) -c 'import torch, mmcv.ops as ops; exit(not (torch.cuda.is_available() and ops.get_compiling_cuda_version() == "not available"))'; then \
+	    echo "The demo runs on the CPU: there is a GPU, but mmcv's ops were compiled without CUDA."; \
+	    export CUDA_VISIBLE_DEVICES=-1; \
+	fi; \
+	echo '[1/4] Compose scenes of handwritten digits'; \
+	$(PY) tools/dataset_converters/digit_scenes.py data/digit_scenes; \
+	echo '[2/4] Train'; \
+	$(PY) tools/train.py $(DEMO_CONFIG) --work-dir $(DEMO_DIR) --resume; \
+	echo '[3/4] Evaluate, and draw the predictions'; \
+	$(PY) tools/test.py $(DEMO_CONFIG) "$$(cat $(DEMO_DIR)/last_checkpoint)" --work-dir $(DEMO_DIR)/test --show-dir '$(CURDIR)/$(DEMO_DIR)/predictions'; \
+	echo '[4/4] Plot the training log'; \
+	$(PY) tools/analysis/plot_log.py $(DEMO_DIR); \
+	echo; \
+	echo 'Made by the demo:'; \
+	echo '  data/digit_scenes                     the scenes, and their boxes and masks as COCO JSON'; \
+	echo "  $$(cat $(DEMO_DIR)/last_checkpoint)"; \
+	echo '                                        the trained detector'; \
+	echo '  $(DEMO_DIR)/predictions             its predictions on the validation scenes'; \
+	echo '  $(DEMO_DIR)/*.png                   the curves of loss and AP'
+
+test: env
+	@$(PY) -m pytest
+
+lint: env
+	@PATH="$(abspath $(VENV))/bin:$$PATH" pre-commit run --all-files

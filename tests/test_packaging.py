@@ -1,0 +1,108 @@
+"""What users of a wheel, an sdist or an editable install find in `mmsecvit/.mim`."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MIM = 'mmsecvit/.mim/'
+
+
+def tracked_files():
+    """Relative paths of what a clean clone holds."""
+    listing = subprocess.run(
+        ['git', 'ls-files', '-z'], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return [name for name in listing.stdout.split('\0') if (ROOT / name).is_file()]
+
+
+def pip(*args, cwd):
+    """Run this environment's pip without network."""
+    command = [sys.executable, '-m', 'pip', *args, '--no-deps', '--no-build-isolation']
+    env = {**os.environ, 'PIP_NO_INDEX': '1', 'PIP_DISABLE_PIP_VERSION_CHECK': '1'}
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope='module')
+def clone(tmp_path_factory):
+    if not (ROOT / '.git').exists():
+        pytest.skip('the tracked files are known to git only')
+    clone = tmp_path_factory.mktemp('clone')
+    for name in tracked_files():
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, clone / name)
+    return clone
+
+
+@pytest.fixture(scope='module')
+def offered(clone):
+    """What `.mim` has to hold: relative path -> whether it is executable."""
+    return {
+        str(path.relative_to(clone)): bool(path.stat().st_mode & 0o100)
+        for top in ('configs', 'tools', 'model-index.yml')
+        for path in [clone / top, *(clone / top).rglob('*')]
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope='module')
+def wheel(clone, tmp_path_factory):
+    """A wheel made from the sdist, as pip makes it where no wheel is published."""
+    work = tmp_path_factory.mktemp('dist')
+    # As after an editable install: its links must find their way into no sdist.
+    (clone / MIM).mkdir(exist_ok=True)
+    (clone / MIM / 'configs').symlink_to('../../configs')
+    build = 'import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])'
+    subprocess.run([sys.executable, '-c', build, work], cwd=clone, check=True, capture_output=True)
+    (sdist,) = work.glob('mmsecvit-*.tar.gz')
+    with tarfile.open(sdist) as archive:
+        assert not [name for name in archive.getnames() if '.mim' in name]
+    shutil.unpack_archive(sdist, work)
+    pip('wheel', '.', '--wheel-dir', work, cwd=work / sdist.name.removesuffix('.tar.gz'))
+    (wheel,) = work.glob('mmsecvit-*.whl')
+    return zipfile.ZipFile(wheel)
+
+
+def test_wheel_holds_what_mim_offers(wheel, offered):
+    modes = {
+        info.filename.removeprefix(MIM): bool(info.external_attr >> 16 & 0o100)
+        for info in wheel.infolist()
+        if info.filename.startswith(MIM) and not info.is_dir()
+    }
+    assert modes == offered
+    assert any(name.startswith('configs/') for name in modes)
+    assert modes['tools/make_env.sh']
+
+
+def test_wheel_holds_the_package_and_nothing_else(wheel, clone):
+    modules = {name for name in wheel.namelist() if name.endswith('.py') and MIM not in name}
+    assert modules == {str(path.relative_to(clone)) for path in clone.glob('mmsecvit/**/*.py')}
+    assert {name.split('/')[0].split('-')[0] for name in wheel.namelist()} == {'mmsecvit'}
+
+
+def test_wheel_leaves_the_choice_of_stack_to_extras(wheel):
+    (metadata,) = (name for name in wheel.namelist() if name.endswith('.dist-info/METADATA'))
+    requires = [
+        line.removeprefix('Requires-Dist: ')
+        for line in wheel.read(metadata).decode().splitlines()
+        if line.startswith('Requires-Dist: ')
+    ]
+    unconditional = {line.split('>')[0] for line in requires if 'extra ==' not in line}
+    assert unconditional == {'einops', 'numpy'}
+    assert any(line.startswith('onedl-mmcv<') and 'extra == "onedl"' in line for line in requires)
+    assert any(line.startswith('mmcv<') and 'extra == "openmmlab"' in line for line in requires)
+
+
+def test_editable_install_links_to_the_sources(clone, tmp_path):
+    pip('install', '--prefix', tmp_path, '--editable', '.', cwd=clone)
+    for name in ('configs', 'tools'):
+        link = clone / MIM / name
+        assert link.is_symlink() and not Path(os.readlink(link)).is_absolute()
+        assert link.resolve() == clone / name
