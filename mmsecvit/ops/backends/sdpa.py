@@ -1,5 +1,7 @@
 """Attention inside clusters on torch's fused attention."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -33,9 +35,7 @@ def sdpa_attention(
     length, num_clusters = bounds[-1], len(bounds) - 1
     size, num_larger = divmod(length, num_clusters)
     if num_larger:
-        sizes = torch.tensor(bounds, device=order.device).diff()
-        by_size = sizes.repeat_interleave(sizes, output_size=length).argsort(stable=True)
-        order = order[..., by_size]
+        order = order[..., _ranks_by_cluster_size(bounds, order.device)]
 
     inverse = invert_order(order)
     q, k, v = (permute_tokens(x, order, inverse) for x in (q, k, v))
@@ -62,3 +62,18 @@ def _attend_in_equal_clusters(
     # The fused kernels want four dimensions: the clusters take the place of the heads.
     grouped = (x.unflatten(2, (num_clusters, -1)).flatten(0, 1) for x in (q, k, v))
     return F.scaled_dot_product_attention(*grouped, scale=scale).reshape(q.shape)
+
+
+def _ranks_by_cluster_size(bounds: list[int], device: torch.device) -> Tensor:
+    """All ranks, (L,), those of the smaller clusters before those of the larger ones."""
+    starts_by_size: dict[int, list[int]] = {}
+    for start, end in pairwise(bounds):
+        starts_by_size.setdefault(end - start, []).append(start)
+    return torch.cat(
+        [
+            (
+                torch.tensor(starts, device=device)[:, None] + torch.arange(size, device=device)
+            ).flatten()
+            for size, starts in sorted(starts_by_size.items())
+        ]
+    )

@@ -1,0 +1,129 @@
+"""What the command line and the machine change in a config."""
+
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+
+SYNC_BATCH_NORMS = ('SyncBN', 'MMSyncBN')
+
+
+def load_config(
+    config: str | Path,
+    work_dir: str | None = None,
+    launcher: str = 'none',
+    cfg_options: dict | None = None,
+) -> Config:
+    """Read a config file and apply what every tool can override.
+
+    Args:
+        config: Path of the config file.
+        work_dir: Where logs and checkpoints go. Defaults to the config's own, else to
+            ``work_dirs/`` and the config's name.
+        launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
+        cfg_options: Values by dotted key, as from mmengine's ``DictAction``.
+
+    Returns:
+        The config.
+    """
+    cfg = Config.fromfile(config)
+    cfg.launcher = launcher
+    cfg.merge_from_dict(cfg_options or {})
+    cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}'
+    return cfg
+
+
+def set_pretrained(cfg: Config, path: str) -> None:
+    """Let the backbone start from the weights in ``path``, a file or an http(s) address."""
+    if 'backbone' not in cfg.model:
+        raise ValueError(f'pretrained needs a model with a backbone, got a {cfg.model.type}')
+    if not path.startswith(('http://', 'https://')) and not Path(path).expanduser().is_file():
+        raise FileNotFoundError(f'pretrained must be a checkpoint, but {path} does not exist')
+    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=path)
+
+
+def starts_from_scratch(cfg: Config) -> bool:
+    """Whether a detector or segmenter starts from neither weights nor an earlier run."""
+    dense = cfg.get('default_scope') in ('mmdet', 'mmseg')
+    model = cfg.model
+    initialised = model.get('init_cfg') or model.get('backbone', {}).get('init_cfg')
+    return dense and not (initialised or cfg.get('load_from') or cfg.get('resume'))
+
+
+def set_amp(cfg: Config) -> None:
+    """Train with automatic mixed precision and a dynamic loss scale."""
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.loss_scale = 'dynamic'
+
+
+def set_auto_scale_lr(cfg: Config) -> None:
+    """Scale the learning rate with the batch size that the run really has."""
+    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        raise ValueError('auto_scale_lr needs auto_scale_lr.base_batch_size in the config')
+    cfg.auto_scale_lr.enable = True
+
+
+def set_resume(cfg: Config, resume: str | None) -> None:
+    """Go on from a checkpoint, or from the latest in the work directory (``auto``).
+
+    Without ``resume``, a work directory that holds checkpoints is refused, since the new run
+    would write over them.
+    """
+    if resume is None:
+        earlier = sorted(Path(cfg.work_dir).glob('*.pth'))
+        if earlier and not cfg.get('resume'):
+            raise FileExistsError(
+                f'work_dir {cfg.work_dir} holds checkpoints of an earlier run ({earlier[0].name}): '
+                'add --resume to go on with it, or choose another --work-dir'
+            )
+        return
+    if resume != 'auto' and not Path(resume).is_file():
+        raise FileNotFoundError(f'resume must be a checkpoint, but {resume} does not exist')
+    cfg.resume = True
+    cfg.load_from = None if resume == 'auto' else resume
+
+
+def set_visualization(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
+    """Draw predictions while testing, in a window or into a folder.
+
+    Args:
+        cfg: Config whose ``default_hooks.visualization`` is the hook of its toolbox.
+        show: Whether to open windows.
+        show_dir: Folder for the pictures, or None.
+        wait_time: How long a window stays, in seconds.
+    """
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise ValueError('show and show_dir need default_hooks.visualization in the config')
+    hook.update(show=show, wait_time=wait_time)
+    folder = str(Path(show_dir).absolute()) if show_dir else None
+    # The toolboxes agree neither on the switch nor on where the folder goes.
+    if cfg.default_scope == 'mmdet':
+        hook.update(draw=True, test_out_dir=folder)
+    elif cfg.default_scope == 'mmseg':
+        hook.update(draw=True)
+        cfg.visualizer.update(save_dir=folder)
+    else:
+        hook.update(enable=True, out_dir=folder)
+
+
+def adapt_to_cpu(cfg: Config) -> None:
+    """Replace what exists on accelerators only: NCCL, DDP's device ids, synchronised BN."""
+    cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
+    cfg.model_wrapper_cfg = dict(
+        type='MMDistributedDataParallel',
+        device_ids=None,
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+    _replace_sync_batch_norm(cfg.model)
+
+
+def _replace_sync_batch_norm(node: ConfigDict | list | tuple) -> None:
+    if isinstance(node, dict):
+        if node.get('type') in SYNC_BATCH_NORMS:
+            node['type'] = 'BN'
+        for child in node.values():
+            _replace_sync_batch_norm(child)
+    elif isinstance(node, (list, tuple)):
+        for child in node:
+            _replace_sync_batch_norm(child)

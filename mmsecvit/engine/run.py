@@ -1,0 +1,155 @@
+"""Train and test: what tools/train.py and tools/test.py do."""
+
+import os
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from ..checkpoints import trusted_types
+from .config import (
+    adapt_to_cpu,
+    load_config,
+    set_amp,
+    set_auto_scale_lr,
+    set_pretrained,
+    set_resume,
+    set_visualization,
+    starts_from_scratch,
+)
+
+
+def train(
+    config: str | Path,
+    work_dir: str | None = None,
+    pretrained: str | None = None,
+    amp: bool = False,
+    auto_scale_lr: bool = False,
+    resume: str | None = None,
+    launcher: str = 'none',
+    cfg_options: dict | None = None,
+) -> Runner:
+    """Train the model of a config.
+
+    Args:
+        config: Path of the config file of a detector, segmenter or classifier.
+        work_dir: Where logs and checkpoints go. Defaults to the config's own, else to
+            ``work_dirs/`` and the config's name.
+        pretrained: Checkpoint for the backbone, a file or an http(s) address.
+        amp: Whether to train with automatic mixed precision.
+        auto_scale_lr: Whether to scale the learning rate with the batch size.
+        resume: ``auto`` for the latest checkpoint in ``work_dir``, or a checkpoint's path.
+        launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
+        cfg_options: Values by dotted key that override the config's.
+
+    Returns:
+        The runner, after training.
+
+    Raises:
+        ValueError: If an option does not fit the config or the machine.
+        FileNotFoundError: If ``pretrained`` or ``resume`` does not exist.
+        FileExistsError: If ``work_dir`` holds checkpoints and ``resume`` is not given.
+    """
+    cfg = load_config(config, work_dir, launcher, cfg_options)
+    if pretrained is not None:
+        set_pretrained(cfg, pretrained)
+    if amp:
+        if get_device() == 'cpu':
+            raise ValueError('amp needs an accelerator, and none was found')
+        set_amp(cfg)
+    if auto_scale_lr:
+        set_auto_scale_lr(cfg)
+    set_resume(cfg, resume)
+    runner = _build_runner(cfg)
+    if starts_from_scratch(cfg):
+        runner.logger.warning(
+            'The backbone trains from scratch: give it weights with --pretrained PATH, or go on '
+            'with an earlier run with --resume.'
+        )
+    runner.train()
+    return runner
+
+
+def test(
+    config: str | Path,
+    checkpoint: str,
+    work_dir: str | None = None,
+    out: str | None = None,
+    show: bool = False,
+    show_dir: str | None = None,
+    wait_time: float = 2.0,
+    launcher: str = 'none',
+    cfg_options: dict | None = None,
+) -> dict[str, float]:
+    """Evaluate a checkpoint with the config's own metrics.
+
+    Args:
+        config: Path of the config file of a detector, segmenter or classifier.
+        checkpoint: Weights of the whole model.
+        work_dir: Where the log and the metrics go, as in :func:`train`.
+        out: Pickle file for the predictions, which must not exist yet.
+        show: Whether to show predictions in windows.
+        show_dir: Folder for pictures of the predictions.
+        wait_time: How long a window stays, in seconds.
+        launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
+        cfg_options: Values by dotted key that override the config's.
+
+    Returns:
+        The metrics by name.
+
+    Raises:
+        ValueError: If the checkpoint is not of this model, or ``out`` is no pickle file.
+        FileNotFoundError: If there is no such checkpoint.
+        FileExistsError: If ``out`` exists.
+    """
+    if not Path(checkpoint).is_file():
+        raise FileNotFoundError(f'checkpoint {checkpoint} does not exist')
+    if out is not None and Path(out).suffix not in ('.pkl', '.pickle'):
+        raise ValueError(f'out must end with .pkl or .pickle, got {out}')
+    if out is not None and Path(out).exists():
+        raise FileExistsError(f'out must be a new file, but {out} exists')
+    cfg = load_config(config, work_dir, launcher, cfg_options)
+    if show or show_dir:
+        set_visualization(cfg, show, show_dir, wait_time)
+    runner = _build_runner(cfg)
+    try:
+        runner.load_checkpoint(checkpoint, map_location='cpu', strict=True)
+    except RuntimeError as error:
+        raise ValueError(
+            f'checkpoint {checkpoint} is not of the model of {config}: {error}'
+        ) from error
+    if out is not None:
+        # mmdet's own class also encodes the masks, which are too large as they come.
+        metric = 'mmdet.DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
+        runner.test_evaluator.metrics.append(
+            runner.build_evaluator(dict(type=metric, out_file_path=out)).metrics[0]
+        )
+    return runner.test()
+
+
+def _build_runner(cfg: Config) -> Runner:
+    _read_checkpoints_as_data()
+    if get_device() == 'cpu':
+        adapt_to_cpu(cfg)
+        # mmengine's own initialisation asks CUDA for its devices, whatever the backend.
+        if cfg.launcher == 'pytorch':
+            torch.distributed.init_process_group('gloo')
+        elif cfg.launcher != 'none':
+            raise ValueError(
+                f"launcher {cfg.launcher!r} needs accelerators; on CPUs use 'pytorch', as "
+                'tools/dist_train.sh does'
+            )
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def _read_checkpoints_as_data() -> None:
+    """Let mmengine read its own checkpoints, and nothing that executes code."""
+    if hasattr(torch.serialization, 'add_safe_globals'):
+        torch.serialization.add_safe_globals(trusted_types())
+    # Some releases of mmengine fall back to executing what they cannot read as data. Who trusts
+    # a file sets torch's own TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD.
+    if 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD' not in os.environ:
+        os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'

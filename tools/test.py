@@ -1,0 +1,33 @@
+"""Evaluate a checkpoint of a detector, segmenter or classifier."""
+
+import argparse
+
+from mmengine.config import DictAction
+
+from mmsecvit.engine import test
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--work-dir', help='where the log and the metrics go')
+    parser.add_argument('--out', metavar='FILE.pkl', help='new pickle file for the predictions')
+    parser.add_argument('--show', action='store_true', help='show predictions in windows')
+    parser.add_argument('--show-dir', help='folder for pictures of the predictions')
+    parser.add_argument(
+        '--wait-time', type=float, default=2.0, help='seconds that a window stays (default: 2)'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override values of the config, e.g. test_dataloader.batch_size=4',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    return parser.parse_args()
+
+
+if __name__ == '__main__':
+    test(**vars(parse_args()))
