@@ -182,6 +182,8 @@ class SecViT(BaseModule):
             raise ValueError(f'frozen_stages must be from -1 to 4, got {frozen_stages}')
         if drop_path_rate is None:
             drop_path_rate = arch['drop_path_rate']
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(f'drop_path_rate must be in [0, 1), got {drop_path_rate}')
         norm_cfg = norm_cfg or dict(type='BN')
 
         self.variant = variant

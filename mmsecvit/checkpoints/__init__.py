@@ -3,13 +3,13 @@
 State dicts are mapped by names and shapes alone; no backbone is known here.
 """
 
-from .loading import load_backbone_weights, read_state_dict, trusted_types
+from .loading import load_backbone_weights, read_checkpoints_as_data, read_state_dict
 from .released import from_released, is_released
 
 __all__ = [
     'from_released',
     'is_released',
     'load_backbone_weights',
+    'read_checkpoints_as_data',
     'read_state_dict',
-    'trusted_types',
 ]

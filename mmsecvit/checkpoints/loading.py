@@ -1,5 +1,7 @@
 """Reading checkpoints as data only, and loading them into a backbone or not at all."""
 
+import os
+import re
 from contextlib import nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
@@ -7,23 +9,44 @@ from pickle import UnpicklingError
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer, print_log
+from mmengine.utils import digit_version
 from torch import Tensor, nn
 
 from .released import from_released, is_released
 
 
-def trusted_types() -> list:
-    """What mmengine's own checkpoints hold beside tensors and plain Python data."""
-    multiarray = (np._core if hasattr(np, '_core') else np.core).multiarray
-    dtypes = {type(np.dtype(t)) for t in (np.float32, np.float64, np.int64)}
-    return [
-        HistoryBuffer,
-        np.ndarray,
-        np.dtype,
-        multiarray._reconstruct,
-        multiarray.scalar,
-        *dtypes,
-    ]
+def _history_method(owner: object, name: str) -> object:
+    """Stand for ``getattr`` in pickles of a HistoryBuffer, which name its own methods."""
+    if owner is not HistoryBuffer:
+        raise UnpicklingError(f'GLOBAL getattr of {owner}')
+    return getattr(HistoryBuffer, name)
+
+
+_multiarray = (np._core if hasattr(np, '_core') else np.core).multiarray
+# What mmengine's own checkpoints hold beside tensors and plain Python data.
+_TRUSTED = [
+    HistoryBuffer,
+    (_history_method, 'builtins.getattr'),
+    np.ndarray,
+    np.dtype,
+    *{type(np.dtype(t)) for t in (np.float32, np.float64, np.int64)},
+    _multiarray._reconstruct,
+    _multiarray.scalar,
+]
+# Earlier releases cannot be told what to trust, and refuse what needs it.
+_CAN_TRUST = digit_version(torch.__version__) >= digit_version('2.6')
+
+
+def read_checkpoints_as_data() -> None:
+    """Let torch.load, whoever calls it, read mmengine's checkpoints and execute nothing.
+
+    Some releases of mmengine fall back to executing what they cannot read as data. Who trusts a
+    file sets torch's own ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD``. Before torch 2.6 this does nothing.
+    """
+    if _CAN_TRUST:
+        torch.serialization.add_safe_globals(_TRUSTED)
+        if 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD' not in os.environ:
+            os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -43,22 +66,16 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         ValueError: If the file is no checkpoint of weights, or holds more than data.
     """
     path = str(path)
-    # Before torch 2.5 there is no list of trusted types, and files that need one are refused.
-    trusted = getattr(torch.serialization, 'safe_globals', lambda types: nullcontext())
+    is_url = path.startswith(('http://', 'https://'))
+    if not is_url and not Path(path).expanduser().is_file():
+        raise FileNotFoundError(f'checkpoint {path} does not exist')
+    load = torch.hub.load_state_dict_from_url if is_url else torch.load
     try:
-        with trusted(trusted_types()):
-            if path.startswith(('http://', 'https://')):
-                checkpoint = torch.hub.load_state_dict_from_url(
-                    path, map_location='cpu', weights_only=True
-                )
-            elif not Path(path).expanduser().is_file():
-                raise FileNotFoundError(f'checkpoint {path} does not exist')
-            else:
-                checkpoint = torch.load(
-                    Path(path).expanduser(), map_location='cpu', weights_only=True
-                )
+        with torch.serialization.safe_globals(_TRUSTED) if _CAN_TRUST else nullcontext():
+            checkpoint = load(os.path.expanduser(path), map_location='cpu', weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        culprit = re.search(r'GLOBAL (\S+)', str(error))
+        reason = f'it holds {culprit[1]}' if culprit else 'it is damaged or no checkpoint'
         raise ValueError(f'checkpoint {path} cannot be read as weights only: {reason}') from error
     for key in ('state_dict', 'model'):
         if isinstance(checkpoint, dict) and isinstance(checkpoint.get(key), dict):

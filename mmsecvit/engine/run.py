@@ -1,6 +1,5 @@
 """Train and test: what tools/train.py and tools/test.py do."""
 
-import os
 from pathlib import Path
 
 import torch
@@ -9,7 +8,7 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from ..checkpoints import trusted_types
+from ..checkpoints import read_checkpoints_as_data
 from .config import (
     adapt_to_cpu,
     load_config,
@@ -131,7 +130,7 @@ def test(
 
 
 def _build_runner(cfg: Config) -> Runner:
-    _read_checkpoints_as_data()
+    read_checkpoints_as_data()
     if get_device() == 'cpu':
         adapt_to_cpu(cfg)
         # mmengine's own initialisation asks CUDA for its devices, whatever the backend.
@@ -143,13 +142,3 @@ def _build_runner(cfg: Config) -> Runner:
                 'tools/dist_train.sh does'
             )
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-
-
-def _read_checkpoints_as_data() -> None:
-    """Let mmengine read its own checkpoints, and nothing that executes code."""
-    if hasattr(torch.serialization, 'add_safe_globals'):
-        torch.serialization.add_safe_globals(trusted_types())
-    # Some releases of mmengine fall back to executing what they cannot read as data. Who trusts
-    # a file sets torch's own TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD.
-    if 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD' not in os.environ:
-        os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'

@@ -1,0 +1,30 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / 'shared'
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope='session')
+def golden() -> dict:
+    """Tensors of a small instance of the authors' released network."""
+    path = SHARED / 'golden' / 'released_secvit_micro.pt'
+    if not path.is_file():
+        pytest.skip(f'{path} is not here')
+    return torch.load(path, weights_only=True)
+
+
+@pytest.fixture(scope='session')
+def coco128() -> Path:
+    """A small excerpt of COCO 2017 in COCO's layout."""
+    path = SHARED / 'data' / 'coco128'
+    if not path.is_dir():
+        pytest.skip(f'{path} is not here')
+    return path

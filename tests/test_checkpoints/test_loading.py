@@ -1,0 +1,134 @@
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+
+from mmsecvit import SecViT
+from mmsecvit.checkpoints import read_state_dict
+
+MICRO = dict(embed_dims=(16, 16, 32, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 4))
+
+
+def pretrained(path, variant='released', arch=MICRO, **kwargs):
+    init_cfg = dict(type='Pretrained', checkpoint=str(path))
+    return SecViT(arch, variant, init_cfg=init_cfg, **kwargs)
+
+
+@pytest.fixture
+def weights():
+    return SecViT(MICRO, 'released').state_dict()
+
+
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        lambda w: w,
+        lambda w: {'model': w},
+        lambda w: {'state_dict': w, 'meta': {'epoch': 3}},
+        lambda w: {'module.' + k: v for k, v in w.items()},
+        lambda w: {
+            'state_dict': {'backbone.' + k: v for k, v in w.items()} | {'head.x': w['stem.0.bias']}
+        },
+    ],
+    ids=['plain', 'model', 'state_dict', 'module', 'detector'],
+)
+def test_weights_are_loaded_from_every_common_form(tmp_path, weights, wrap):
+    torch.save(wrap(weights), tmp_path / 'weights.pth')
+    backbone = pretrained(tmp_path / 'weights.pth')
+    backbone.init_weights()
+    assert backbone.state_dict().keys() == weights.keys()
+    for key, value in backbone.state_dict().items():
+        assert torch.equal(value, weights[key]), key
+
+
+def test_released_weights_are_loaded_directly(tmp_path, golden):
+    torch.save({'model': golden['state_dict']}, tmp_path / 'released.pth')
+    config = golden['config']
+    arch = dict(
+        embed_dims=config['embed_dims'],
+        depths=config['depths'],
+        num_heads=config['num_heads'],
+        layer_scale=config['layerscales'],
+    )
+    backbone = pretrained(tmp_path / 'released.pth', arch=arch).eval()
+    backbone.init_weights()
+    out = backbone(golden['cases'][0]['input'])[3]
+    torch.testing.assert_close(out, golden['cases'][0]['stages'][3], rtol=1e-4, atol=1e-4)
+
+
+def test_a_pretraining_checkpoint_serves_dense_options(tmp_path, weights):
+    torch.save(weights, tmp_path / 'weights.pth')
+    backbone = pretrained(tmp_path / 'weights.pth', out_norm=True, out_indices=(0, 1))
+    backbone.init_weights()
+    for key, value in backbone.state_dict().items():
+        expected = weights.get(key, torch.full_like(value, key.endswith('weight')))
+        assert torch.equal(value, expected), key
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (
+            dict(variant='paper'),
+            r'weights.pth is not of this SecViT: 8 weights of the file have no place here '
+            r"\(first: stages.0.0.ffn.conv.weight\); set the backbone's arch and variant",
+        ),
+        (
+            dict(arch=dict(MICRO, depths=(1, 2, 1, 1))),
+            r'18 weights are missing in the file \(first: stages.1.1.cpe.weight\)',
+        ),
+        (
+            dict(arch=dict(MICRO, embed_dims=(16, 16, 32, 64))),
+            r'weights have another shape \(first: downsamples.2.conv.weight is '
+            r'\(32, 32, 3, 3\) in the file and \(64, 32, 3, 3\) here\)',
+        ),
+    ],
+)
+def test_weights_of_another_network_are_refused(tmp_path, weights, arguments, message):
+    torch.save(weights, tmp_path / 'weights.pth')
+    backbone = pretrained(tmp_path / 'weights.pth', **arguments)
+    before = {k: v.clone() for k, v in backbone.state_dict().items()}
+    with pytest.raises(ValueError, match=message):
+        backbone.init_weights()
+    assert all(torch.equal(v, before[k]) for k, v in backbone.state_dict().items())
+
+
+def test_mmengines_own_checkpoints_are_read(tmp_path):
+    history = HistoryBuffer([1.0, 2.0], [1, 1])
+    checkpoint = dict(
+        state_dict=OrderedDict(w=torch.arange(3.0)),
+        message_hub=dict(log_scalars=OrderedDict(loss=history), lr=np.float64(0.1)),
+    )
+    torch.save(checkpoint, tmp_path / 'epoch_1.pth')
+    assert torch.equal(read_state_dict(tmp_path / 'epoch_1.pth')['w'], torch.arange(3.0))
+
+
+class Payload:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (open, (str(self.marker), 'w'))
+
+
+def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path):
+    marker = tmp_path / 'marker'
+    torch.save({'state_dict': {}, 'x': Payload(marker)}, tmp_path / 'evil.pth')
+    with pytest.raises(
+        ValueError, match='evil.pth cannot be read as weights only: it holds io.open'
+    ):
+        read_state_dict(tmp_path / 'evil.pth')
+    assert not marker.exists()
+
+
+def test_what_is_no_checkpoint_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match='checkpoint .*absent.pth does not exist'):
+        read_state_dict(tmp_path / 'absent.pth')
+    (tmp_path / 'text.pth').write_text('no checkpoint')
+    with pytest.raises(ValueError, match='text.pth cannot be read as weights only'):
+        read_state_dict(tmp_path / 'text.pth')
+    torch.save({'epoch': 3}, tmp_path / 'empty.pth')
+    with pytest.raises(ValueError, match='empty.pth holds no state dict'):
+        read_state_dict(tmp_path / 'empty.pth')

@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.autograd import gradcheck, gradgradcheck
+
+from mmsecvit.ops import cluster_bounds, semantic_order
+from mmsecvit.ops.clustering import invert_order, permute_tokens
+
+
+@given(st.integers(1, 500), st.integers(1, 600))
+def test_cluster_bounds_cut_into_sizes_that_differ_by_at_most_one(length, n):
+    bounds = cluster_bounds(length, n)
+    sizes = np.diff(bounds)
+    assert (bounds[0], bounds[-1]) == (0, length)
+    assert len(sizes) == min(n, length)
+    assert sizes.min() >= 1
+    assert sizes.max() - sizes.min() <= 1
+
+
+def test_cluster_bounds_are_those_of_the_paper_where_n_divides_the_length():
+    assert cluster_bounds(3136, 32) == list(range(0, 3137, 98))
+
+
+def test_cluster_bounds_of_uneven_clusters():
+    assert cluster_bounds(10, 4) == [0, 2, 5, 7, 10]
+
+
+@pytest.mark.parametrize(('length', 'n', 'name'), [(0, 1, 'length'), (4, 0, 'n'), (4, -1, 'n')])
+def test_cluster_bounds_refuse_what_is_below_one(length, n, name):
+    with pytest.raises(ValueError, match=f'^{name} must be at least 1, got'):
+        cluster_bounds(length, n)
+
+
+def similarity_to_mean(k: torch.Tensor) -> np.ndarray:
+    """Eq. 2 and 3 in float64."""
+    k = k.double().numpy()
+    center = k.mean(axis=-2, keepdims=True)
+    return (k * center).sum(-1) / (np.linalg.norm(k, axis=-1) * np.linalg.norm(center, axis=-1))
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_order_sorts_by_cosine_similarity_to_the_mean_key(dtype):
+    k = torch.randn(2, 3, 50, 8).to(dtype)
+    order = semantic_order(k)
+    assert order.dtype == torch.int64
+    assert torch.equal(order.sort(-1).values, torch.arange(50).expand(2, 3, 50))
+    ordered = np.take_along_axis(similarity_to_mean(k), order.numpy(), -1)
+    assert np.diff(ordered).min() > -1e-6
+
+
+def test_order_does_not_depend_on_the_scale_of_the_keys():
+    k = torch.randn(2, 3, 50, 8)
+    assert torch.equal(semantic_order(k), semantic_order(k * 2**20))
+
+
+def test_ties_keep_raster_order():
+    k = torch.randn(1, 2, 1, 8).expand(1, 2, 40, 8)
+    assert torch.equal(semantic_order(k), torch.arange(40).expand(1, 2, 40))
+
+
+def test_zero_keys_are_in_the_middle():
+    k = torch.tensor([[1.0, 0.0], [0.0, 0.0], [-0.5, 0.0]])[None, None]
+    assert semantic_order(k).tolist() == [[[2, 1, 0]]]
+
+
+def test_half_precision_orders_as_its_values_in_float32_and_so_does_autocast():
+    k = torch.randn(1, 2, 300, 16).bfloat16()
+    expected = semantic_order(k.float())
+    assert torch.equal(semantic_order(k), expected)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert torch.equal(semantic_order(k.float()), expected)
+
+
+def test_keys_of_any_magnitude_give_a_full_order():
+    k = torch.randn(1, 1, 100, 32)
+    for scale in (1e-6, 1e4):
+        order = semantic_order((k * scale).half())
+        assert torch.equal(order.sort(-1).values, torch.arange(100)[None, None])
+
+
+def test_inverse_undoes_the_order():
+    order = torch.rand(2, 3, 17).argsort(-1)
+    ranks = torch.arange(17).expand(2, 3, 17)
+    assert torch.equal(order.gather(-1, invert_order(order)), ranks)
+
+
+def test_permuting_moves_each_token_to_its_rank():
+    x = torch.randn(2, 3, 5, 4)
+    order = torch.rand(2, 3, 5).argsort(-1)
+    permuted = permute_tokens(x, order, invert_order(order))
+    for b, h, i in np.ndindex(2, 3, 5):
+        assert torch.equal(permuted[b, h, i], x[b, h, order[b, h, i]])
+
+
+def test_gradients_of_permuting_are_right_to_the_second_order():
+    x = torch.randn(1, 2, 5, 3, dtype=torch.float64, requires_grad=True)
+    order = torch.rand(1, 2, 5).argsort(-1)
+    inverse = invert_order(order)
+    assert gradcheck(lambda t: permute_tokens(t, order, inverse), x)
+    assert gradgradcheck(lambda t: permute_tokens(t, order, inverse).square(), x)
