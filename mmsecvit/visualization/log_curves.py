@@ -1,0 +1,158 @@
+"""Curves of loss and validation metrics from the logs that mmengine writes."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+# The headlines of the toolboxes' metrics: coco/bbox_mAP and not coco/bbox_mAP_50, mIoU,
+# accuracy/top1.
+HEADLINE_METRIC = re.compile(r'(AP|IoU|Acc|accuracy|top\d+)$')
+
+Series = tuple[np.ndarray, np.ndarray]
+
+
+class Curves(NamedTuple):
+    """What a training run logged, by name.
+
+    Each series is a pair: iterations, (N,) int64, rising; and values, (N,) float64.
+
+    Attributes:
+        losses: The total, ``loss``, and its components.
+        metrics: Validation metrics, as fractions or per cent: as logged.
+    """
+
+    losses: dict[str, Series]
+    metrics: dict[str, Series]
+
+
+def plot_log(work_dir: str | os.PathLike, out_file: str | os.PathLike) -> Path:
+    """Draw the losses and validation metrics of a training run side by side into one picture.
+
+    Args:
+        work_dir: Work directory of the training run; it may have been resumed there.
+        out_file: PNG file to write; its folder is made where it does not exist.
+
+    Returns:
+        The path of the picture.
+
+    Raises:
+        FileNotFoundError: If there is no training log in ``work_dir``.
+    """
+    curves = join_runs(read_runs(work_dir))
+    if not curves.losses:
+        raise FileNotFoundError(f'{work_dir} holds no log of a training run (no scalars.json)')
+    figure = Figure(figsize=(12, 4.5), dpi=120, layout='constrained')
+    FigureCanvasAgg(figure)
+    if curves.metrics:
+        left, right = figure.subplots(1, 2)
+        _draw_metrics(right, curves.metrics)
+    else:
+        left = figure.subplots()
+    _draw_losses(left, curves.losses)
+    out = Path(out_file)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, format='png')
+    return out
+
+
+def read_runs(work_dir: str | os.PathLike) -> list[list[dict]]:
+    """Read mmengine's logs: one of JSON lines for each time that training was begun or resumed.
+
+    Args:
+        work_dir: Work directory of the training run.
+
+    Returns:
+        The records of each run, in the order in which the runs began.
+    """
+    # The folders' names are the times at which they were made.
+    return [_read_records(path) for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json'))]
+
+
+def join_runs(runs: list[list[dict]]) -> Curves:
+    """Join the runs of one training; where a resumed run goes back, it replaces what was there.
+
+    Args:
+        runs: The records of each run, as by :func:`read_runs`. Runs that did not come to log a
+            training step, evaluations say, do not count.
+
+    Returns:
+        The series of losses and headline metrics.
+    """
+    joined: list[tuple[int, dict]] = []
+    for run in runs:
+        placed = _place(run)
+        if placed:
+            start = placed[0][0]
+            joined = [(at, record) for at, record in joined if at < start] + placed
+    points: dict[str, list[tuple[int, float]]] = {}
+    for at, record in joined:
+        for name, value in record.items():
+            wanted = 'loss' in name if 'loss' in record else HEADLINE_METRIC.search(name)
+            if wanted:
+                points.setdefault(name, []).append((at, value))
+    series = {
+        name: (np.array([at for at, _ in pairs]), np.array([float(v) for _, v in pairs]))
+        for name, pairs in points.items()
+    }
+    return Curves(
+        losses={name: s for name, s in series.items() if 'loss' in name},
+        metrics={name: s for name, s in series.items() if 'loss' not in name},
+    )
+
+
+def _place(run: list[dict]) -> list[tuple[int, dict]]:
+    """Give each record its iteration; what comes before the first training step is left out."""
+    placed = []
+    now = 0
+    for record in run:
+        if 'loss' in record:
+            now = record['step']
+        if now:
+            # Training steps are counted in iterations. Validation is counted in epochs or in
+            # iterations, as the config will have it; it comes right after the steps it validates.
+            placed.append((max(now, record['step']), record))
+    return placed
+
+
+def _read_records(path: Path) -> list[dict]:
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:  # cut off where the run was killed
+            continue
+    return records
+
+
+def _draw_losses(axes: Axes, losses: dict[str, Series]) -> None:
+    # The total comes first, as the highest curve and first line of the legend.
+    for name in sorted(losses, key=lambda name: name != 'loss'):
+        total = name == 'loss'
+        label = 'total' if total else name
+        width = 2.5 if total else 1.2
+        axes.plot(*losses[name], label=label, linewidth=width, color='black' if total else None)
+    axes.set(title='Training', xlabel='iteration', ylabel='loss')
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    axes.grid(alpha=0.3)
+
+
+def _draw_metrics(axes: Axes, metrics: dict[str, Series]) -> None:
+    for name, (at, values) in metrics.items():
+        axes.plot(at, values, marker='o', label=f'{name}: {values[-1]:.3g} at the end')
+    # COCO's metrics are fractions, those of segmentation and classification per cent
+    percent = max(values.max() for _, values in metrics.values()) > 1
+    unit, top = ('per cent', 100) if percent else ('fraction, best is 1', 1)
+    axes.set(title='Validation', xlabel='iteration', ylabel=unit)
+    axes.set_xlim(left=0)
+    axes.set_ylim(0, top)
+    axes.legend(loc='lower right')
+    axes.grid(alpha=0.3)
