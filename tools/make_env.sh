@@ -154,6 +154,7 @@ compile_mmcv() {
 install_mmcv() {
   local wheels=$VENV/build/wheels
   mmcv_works && return
+  rm -rf "$wheels" # what an earlier run found
   if "$python" -m pip download --no-deps --only-binary "$mmcv" --dest "$wheels" "$mmcv==$(pinned "$mmcv")" >>"$log" 2>&1; then
     install "$wheels"/*.whl
     mmcv_works && return
