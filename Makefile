@@ -39,11 +39,11 @@ demo: env
 	$(PY) tools/analysis/plot_log.py $(DEMO_DIR); \
 	echo; \
 	echo 'Made by the demo:'; \
-	echo '  data/digit_scenes                     the scenes, and their boxes and masks as COCO JSON'; \
-	echo "  $$(cat $(DEMO_DIR)/last_checkpoint)"; \
-	echo '                                        the trained detector'; \
-	echo '  $(DEMO_DIR)/predictions             its predictions on the validation scenes'; \
-	echo '  $(DEMO_DIR)/*.png                   the curves of loss and AP'
+	printf '  %-32s %s\n' \
+	    data/digit_scenes 'the scenes, with boxes and masks as COCO JSON' \
+	    "$$(realpath --relative-to=. "$$(cat $(DEMO_DIR)/last_checkpoint)")" 'the trained detector' \
+	    $(DEMO_DIR)/predictions 'what it sees on the validation scenes' \
+	    $(DEMO_DIR)/curves.png 'loss and AP over the training'
 
 test: env
 	@$(PY) -m pytest
