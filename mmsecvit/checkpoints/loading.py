@@ -2,7 +2,6 @@
 
 import os
 import re
-from contextlib import nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -37,16 +36,22 @@ _TRUSTED = [
 _CAN_TRUST = digit_version(torch.__version__) >= digit_version('2.6')
 
 
+def trust_mmengine() -> None:
+    """Let ``torch.load(weights_only=True)`` read what mmengine's own checkpoints hold."""
+    if _CAN_TRUST:
+        torch.serialization.add_safe_globals(_TRUSTED)
+
+
 def read_checkpoints_as_data() -> None:
     """Let torch.load, whoever calls it, read mmengine's checkpoints and execute nothing.
 
     Some releases of mmengine fall back to executing what they cannot read as data. Who trusts a
-    file sets torch's own ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD``. Before torch 2.6 this does nothing.
+    file sets torch's own ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD``. Before torch 2.6 this does nothing,
+    since mmengine's checkpoints could not be read at all.
     """
-    if _CAN_TRUST:
-        torch.serialization.add_safe_globals(_TRUSTED)
-        if 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD' not in os.environ:
-            os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+    trust_mmengine()
+    if _CAN_TRUST and 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD' not in os.environ:
+        os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -70,9 +75,9 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not is_url and not Path(path).expanduser().is_file():
         raise FileNotFoundError(f'checkpoint {path} does not exist')
     load = torch.hub.load_state_dict_from_url if is_url else torch.load
+    trust_mmengine()
     try:
-        with torch.serialization.safe_globals(_TRUSTED) if _CAN_TRUST else nullcontext():
-            checkpoint = load(os.path.expanduser(path), map_location='cpu', weights_only=True)
+        checkpoint = load(os.path.expanduser(path), map_location='cpu', weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError) as error:
         culprit = re.search(r'GLOBAL (\S+)', str(error))
         reason = f'it holds {culprit[1]}' if culprit else 'it is damaged or no checkpoint'

@@ -1,0 +1,204 @@
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmsecvit import engine
+from mmsecvit.checkpoints import read_state_dict
+from mmsecvit.checkpoints.loading import trust_mmengine
+
+from .conftest import CONFIG
+
+ROOT = CONFIG.parents[1]
+
+
+def read_log(work_dir):
+    """All lines of a run's scalars, in the order of the runs."""
+    files = sorted(work_dir.glob('*/vis_data/scalars.json'))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory, digit_options) -> Path:
+    work_dir = tmp_path_factory.mktemp('trained')
+    engine.train(CONFIG, work_dir=str(work_dir), cfg_options=digit_options)
+    return work_dir
+
+
+def test_testing_repeats_the_validation_of_training(tmp_path, trained, digit_options):
+    out = tmp_path / 'predictions.pkl'
+    metrics = engine.test(
+        CONFIG,
+        str(trained / 'iter_2.pth'),
+        work_dir=str(tmp_path / 'test'),
+        out=str(out),
+        show_dir=str(tmp_path / 'pictures'),
+        cfg_options=digit_options,
+    )
+    validation = next(line for line in read_log(trained) if 'coco/bbox_mAP' in line)
+    for name in ('coco/bbox_mAP', 'coco/segm_mAP'):
+        assert metrics[name] == pytest.approx(validation[name])
+    assert [p['img_id'] for p in pickle.loads(out.read_bytes())] == [0, 1, 2, 3]
+    assert len(list((tmp_path / 'pictures').rglob('*.png'))) == 4
+
+    with pytest.raises(FileExistsError, match='out must be a new file, but .* exists'):
+        engine.test(CONFIG, str(trained / 'iter_2.pth'), out=str(out))
+
+
+def test_resuming_goes_on_where_training_stopped(tmp_path, digit_options):
+    work_dir = str(tmp_path)
+    once = digit_options | {'train_cfg.max_iters': 1}
+    engine.train(CONFIG, work_dir=work_dir, cfg_options=once)
+    with pytest.raises(FileExistsError, match=r'holds checkpoints .*iter_1.pth.*: add --resume'):
+        engine.train(CONFIG, work_dir=work_dir, cfg_options=digit_options)
+    engine.train(CONFIG, work_dir=work_dir, resume='auto', cfg_options=digit_options)
+    trust_mmengine()
+    checkpoint = torch.load(tmp_path / 'iter_2.pth', weights_only=True)
+    assert checkpoint['meta']['iter'] == 2
+    steps = {int(state['step']) for state in checkpoint['optimizer']['state'].values()}
+    assert steps == {2}
+
+
+def test_pretrained_sets_the_backbones_weights_and_silences_the_warning(
+    tmp_path, trained, digit_options
+):
+    still = digit_options | {'optim_wrapper.optimizer.lr': 0.0, 'train_cfg.max_iters': 1}
+    pretrained = trained / 'iter_2.pth'
+    engine.train(CONFIG, work_dir=str(tmp_path), pretrained=str(pretrained), cfg_options=still)
+    given, got = read_state_dict(pretrained), read_state_dict(tmp_path / 'iter_1.pth')
+    for name, value in got.items():
+        if name.startswith('backbone.') and 'running' not in name and 'num_batches' not in name:
+            assert torch.equal(value, given[name]), name
+    head = 'neck.lateral_convs.0.conv.weight'
+    assert not torch.equal(got[head], given[head])
+    warnings = [
+        sum('trains from scratch' in log.read_text() for log in d.glob('*/*.log'))
+        for d in (tmp_path, trained)
+    ]
+    assert warnings == [0, 1]
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path, trained, digit_options):
+    other = digit_options | {'model.backbone.variant': 'paper'}
+    with pytest.raises(ValueError, match=r'(?s)iter_2.pth is not of the model of .*ffn.conv'):
+        engine.test(CONFIG, str(trained / 'iter_2.pth'), work_dir=str(tmp_path), cfg_options=other)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'error', 'message'),
+    [
+        (
+            dict(pretrained='no.pth'),
+            FileNotFoundError,
+            'pretrained must be a checkpoint, but no.pth',
+        ),
+        (dict(resume='no.pth'), FileNotFoundError, 'resume must be a checkpoint, but no.pth'),
+        (
+            dict(cfg_options={'auto_scale_lr': {}}, auto_scale_lr=True),
+            ValueError,
+            'base_batch_size',
+        ),
+    ],
+)
+def test_options_that_cannot_work_are_refused_before_training(tmp_path, arguments, error, message):
+    with pytest.raises(error, match=message):
+        engine.train(CONFIG, work_dir=str(tmp_path), **arguments)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='is about machines without a GPU')
+def test_options_that_need_a_gpu_say_so(tmp_path):
+    with pytest.raises(ValueError, match='amp needs an accelerator'):
+        engine.train(CONFIG, work_dir=str(tmp_path), amp=True)
+    with pytest.raises(ValueError, match="launcher 'slurm' needs accelerators"):
+        engine.train(CONFIG, work_dir=str(tmp_path), launcher='slurm')
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='is about machines without a GPU')
+def test_two_processes_train_together_without_a_gpu(tmp_path, digit_options):
+    options = [f'{key}={value}' for key, value in digit_options.items()]
+    environment = os.environ | {
+        'PYTHON': sys.executable,
+        'PORT': '29611',
+        'OMP_NUM_THREADS': '1',
+    }
+    done = subprocess.run(
+        ['tools/dist_train.sh', CONFIG, '2', '--work-dir', tmp_path, '--cfg-options', *options],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (log,) = tmp_path.glob('*/*.log')
+    assert 'GPU number: 2' in log.read_text()
+    assert (tmp_path / 'iter_2.pth').is_file()
+    assert any('coco/bbox_mAP' in line for line in read_log(tmp_path))
+
+
+def test_the_command_lines_offer_what_mmdets_users_know():
+    for tool, options in {
+        'train.py': ['--work-dir', '--pretrained', '--amp', '--auto-scale-lr', '--resume'],
+        'test.py': ['checkpoint', '--work-dir', '--out', '--show', '--show-dir', '--wait-time'],
+    }.items():
+        done = subprocess.run(
+            [sys.executable, ROOT / 'tools' / tool, '--help'], capture_output=True, text=True
+        )
+        for option in [*options, '--cfg-options', '--launcher {none,pytorch,slurm,mpi}']:
+            assert option in done.stdout
+
+
+COMMANDS = {
+    'dist_train.sh': (
+        ['c.py', '4', '--amp'],
+        '-m torch.distributed.run --nnodes=2 --node_rank=1 --master_addr=10.0.0.1 '
+        '--master_port=12345 --nproc_per_node=4 tools/train.py c.py --launcher pytorch --amp',
+    ),
+    'dist_test.sh': (
+        ['c.py', 'x.pth', '4', '--out', 'a b.pkl'],
+        '-m torch.distributed.run --nnodes=2 --node_rank=1 --master_addr=10.0.0.1 '
+        '--master_port=12345 --nproc_per_node=4 tools/test.py c.py x.pth --launcher pytorch '
+        '--out a b.pkl',
+    ),
+    'slurm_train.sh': (
+        ['part', 'job', 'c.py', 'work', '--amp'],
+        '-p part --job-name=job --gres=gpu:4 --ntasks=16 --ntasks-per-node=4 --cpus-per-task=5 '
+        '--kill-on-bad-exit=1 --mem 9G PYTHON -u tools/train.py c.py --work-dir work '
+        '--launcher slurm --amp',
+    ),
+    'slurm_test.sh': (
+        ['part', 'job', 'c.py', 'x.pth'],
+        '-p part --job-name=job --gres=gpu:4 --ntasks=16 --ntasks-per-node=4 --cpus-per-task=5 '
+        '--kill-on-bad-exit=1 --mem 9G PYTHON -u tools/test.py c.py x.pth --launcher slurm',
+    ),
+}
+
+
+@pytest.mark.parametrize('script', COMMANDS)
+def test_launchers_pass_everything_on(tmp_path, script):
+    arguments, expected = COMMANDS[script]
+    echo = tmp_path / 'srun'
+    echo.write_text('#!/bin/sh\necho "$@"\n')
+    echo.chmod(0o755)
+    environment = os.environ | {
+        'PATH': f'{tmp_path}:{os.environ["PATH"]}',
+        'PYTHON': str(echo),
+        'NNODES': '2',
+        'NODE_RANK': '1',
+        'MASTER_ADDR': '10.0.0.1',
+        'PORT': '12345',
+        'GPUS': '16',
+        'GPUS_PER_NODE': '4',
+        'SRUN_ARGS': '--mem 9G',
+    }
+    done = subprocess.run(
+        [f'tools/{script}', *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == expected.replace('PYTHON', str(echo)), done.stderr
+    usage = subprocess.run([f'tools/{script}', 'x'], cwd=ROOT, capture_output=True, text=True)
+    assert usage.returncode == 2
+    assert 'usage:' in usage.stderr
