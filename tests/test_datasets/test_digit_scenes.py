@@ -100,38 +100,39 @@ def test_masks_lie_on_pixels_that_stand_off_the_background(coco):
             assert abs(image[mask].mean() - background) > 30
 
 
-def test_a_later_digit_hides_an_earlier_one(monkeypatch):
-    """Two digits in one place: the pixels of both go to the second, and so does their colour."""
-    monkeypatch.setattr(digit_scenes, 'DIGIT_SIZES', (128, 128))
-    images = load_digits().images
-    scene, whole = digit_scenes._draw_scene(np.random.default_rng(0), np.array([0, 1]), images)
-    alone = [digit_scenes._enlarge(images[i] / 16, 128) > digit_scenes.INK for i in (0, 1)]
-    assert (alone[0] & alone[1]).sum() > 100
-    np.testing.assert_array_equal(scene.masks[1], alone[1])
-    np.testing.assert_array_equal(scene.masks[0], alone[0] & ~alone[1])
-    assert whole.tolist() == [alone[0].sum(), alone[1].sum()]
-    middle = digit_scenes._enlarge(images[1] / 16, 128) > 0.8  # clear of the soft edge
-    inside = scene.image[middle].astype(float)
-    assert inside.std(0).max() < 5  # one colour, whatever lies below it
+def test_a_later_digit_hides_an_earlier_one():
+    whole = np.zeros((3, 1, 6), dtype=bool)
+    whole[0, 0, 0:4] = whole[1, 0, 2:6] = whole[2, 0, 3:5] = True
+    np.testing.assert_array_equal(
+        digit_scenes._visible(whole)[:, 0].astype(int),
+        [[1, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 1], [0, 0, 0, 1, 1, 0]],
+    )
+
+
+def test_a_later_digit_is_painted_over_an_earlier_one():
+    ink = np.zeros((2, 128, 128))
+    ink[0, 20:60, 20:60] = 1
+    ink[1, 40:80, 40:80] = 1
+    image = digit_scenes._paint(np.random.default_rng(0), ink).astype(float)
+    first, both, second = image[20:40, 20:40], image[40:60, 40:60], image[60:80, 60:80]
+    np.testing.assert_allclose(both.mean((0, 1)), second.mean((0, 1)), atol=1)
+    assert both.std((0, 1)).max() < 5  # one colour, whatever lies below it
+    assert abs(first.mean((0, 1)) - both.mean((0, 1))).max() > 20
 
 
 def test_no_digit_is_hidden_beyond_the_limit(monkeypatch):
-    """With digits so large that many drawings hide too much, what comes out still does not."""
-    monkeypatch.setattr(digit_scenes, 'DIGIT_SIZES', (48, 48))
-    images = load_digits().images
-    drawn = []
-    original = digit_scenes._draw_scene
-
-    def spy(*args):
-        scene, whole = original(*args)
-        drawn.append((scene.masks.sum((1, 2)) / whole).min())
-        return scene, whole
-
-    monkeypatch.setattr(digit_scenes, '_draw_scene', spy)
+    images = load_digits().images[:5] / 16
     for seed in range(5):
-        digit_scenes._make_scene(np.random.default_rng(seed), np.arange(100), images)
-        assert drawn[-1] >= 0.85
-    assert min(drawn) < 0.85
+        whole = digit_scenes._place(np.random.default_rng(seed), images) > digit_scenes.INK
+        share = digit_scenes._visible(whole).sum((1, 2)) / whole.sum((1, 2))
+        assert share.min() >= 0.85
+    # The limit is what does it: without one, the same chance hides more.
+    monkeypatch.setattr(digit_scenes, 'MIN_VISIBLE', 0)
+    shares = []
+    for seed in range(5):
+        whole = digit_scenes._place(np.random.default_rng(seed), images) > digit_scenes.INK
+        shares.append((digit_scenes._visible(whole).sum((1, 2)) / whole.sum((1, 2))).min())
+    assert min(shares) < 0.85
 
 
 def test_the_enlargement_is_that_of_torch():
