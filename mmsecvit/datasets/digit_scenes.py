@@ -26,7 +26,7 @@ NUM_DIGITS = 1797  # in load_digits
 VAL_DIGITS = 360  # of them set aside for val: a fifth
 MIN_VISIBLE = 0.85  # share of each digit's pixels that later digits must not hide
 MIN_CONTRAST = 60  # least distance of a digit's luminance from its background's, of 255
-INK = 0.5  # a pixel belongs to a digit where its ink, 0 to 1, exceeds this
+INK = 0.35  # a pixel belongs to a digit where its ink, 0 to 1, exceeds this
 
 SETTINGS_FILE = 'settings.json'
 SPLITS = ('train', 'val')
@@ -136,36 +136,50 @@ def make_digit_scenes(
 
 
 def _make_scene(rng: np.random.Generator, pool: np.ndarray, images: np.ndarray) -> Scene:
-    """Draw scenes by chance until one hides no digit too far; most do not."""
-    # The count stays through the trials, or crowded scenes would be rarer.
     count = rng.integers(*DIGITS_PER_SCENE, endpoint=True)
+    digits = rng.choice(pool, count, replace=False)
+    ink = _place(rng, images[digits] / 16)
+    return Scene(_paint(rng, ink), _visible(ink > INK), digits)
+
+
+def _place(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:
+    """Put digits, enlarged, on a scene by chance until none hides too much of another.
+
+    Args:
+        rng: Source of chance.
+        images: (N, 8, 8), ink from 0 to 1.
+
+    Returns:
+        The ink of each digit on the scene, (N, SCENE_SIZE, SCENE_SIZE).
+    """
     while True:
-        scene, whole = _draw_scene(rng, rng.choice(pool, count, replace=False), images)
-        if (scene.masks.sum((1, 2)) >= MIN_VISIBLE * whole).all():
-            return scene
+        ink = np.zeros((len(images), SCENE_SIZE, SCENE_SIZE))
+        for canvas, image in zip(ink, images, strict=True):
+            size = rng.integers(*DIGIT_SIZES, endpoint=True)
+            top, left = rng.integers(0, SCENE_SIZE - size, 2, endpoint=True)
+            canvas[top : top + size, left : left + size] = _enlarge(image, size)
+        whole = ink > INK
+        if (_visible(whole).sum((1, 2)) >= MIN_VISIBLE * whole.sum((1, 2))).all():
+            return ink
 
 
-def _draw_scene(
-    rng: np.random.Generator, digits: np.ndarray, images: np.ndarray
-) -> tuple[Scene, np.ndarray]:
-    """Draw one scene; the second result is each digit's number of pixels before any was hidden."""
-    colour = rng.uniform(40, 215) + rng.uniform(-25, 25, 3)
-    canvas = colour + _texture(rng)
-    masks = np.zeros((len(digits), SCENE_SIZE, SCENE_SIZE), dtype=bool)
-    for i, digit in enumerate(digits):
-        size = rng.integers(*DIGIT_SIZES, endpoint=True)
-        top, left = rng.integers(0, SCENE_SIZE - size, 2, endpoint=True)
-        window = slice(top, top + size), slice(left, left + size)
-        ink = _enlarge(images[digit] / 16, size)
-        masks[i][window] = ink > INK
-        # The edge is soft, and half-way through where the mask ends.
-        alpha = np.clip((ink - INK) / 0.3 + 0.5, 0, 1)[..., None]
-        canvas[window] += alpha * (_digit_colour(rng, colour) - canvas[window])
-    whole = masks.sum((1, 2))
-    for i in range(len(digits) - 1):
-        masks[i] &= ~masks[i + 1 :].any(0)
+def _visible(whole: np.ndarray) -> np.ndarray:
+    """Take from each mask, (N, H, W) bool, what later masks cover."""
+    covered = np.logical_or.accumulate(whole[::-1])[::-1]
+    visible = whole.copy()
+    visible[:-1] &= ~covered[1:]
+    return visible
+
+
+def _paint(rng: np.random.Generator, ink: np.ndarray) -> np.ndarray:
+    """Colour a background and, one after the other, the digits on it: (H, W, 3) uint8, RGB."""
+    background = rng.uniform(40, 215) + rng.uniform(-25, 25, 3)
+    canvas = background + _texture(rng)
+    # Edges are soft, and half-way through where the masks end.
+    for alpha in np.clip((ink - INK) / 0.3 + 0.5, 0, 1)[..., None]:
+        canvas += alpha * (_digit_colour(rng, background) - canvas)
     canvas += rng.normal(0, 3, canvas.shape)
-    return Scene(np.clip(canvas, 0, 255).round().astype(np.uint8), masks, digits), whole
+    return np.clip(canvas, 0, 255).round().astype(np.uint8)
 
 
 def _texture(rng: np.random.Generator) -> np.ndarray:
