@@ -2,8 +2,7 @@
 
 from importlib import import_module
 
-# torch 2.1 brought `scale` to scaled_dot_product_attention; the others are the first releases
-# of OpenMMLab 2.0's API that the package is tested against.
+# torch 2.1 brought `scale` to scaled_dot_product_attention; 0.10 and 2.0 are OpenMMLab 2.0's API.
 MINIMUM_VERSIONS = {'torch': '2.1', 'mmengine': '0.10', 'mmcv': '2.0', 'einops': '0.6'}
 
 

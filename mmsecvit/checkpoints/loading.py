@@ -21,16 +21,19 @@ def _history_method(owner: object, name: str) -> object:
     return getattr(HistoryBuffer, name)
 
 
-_multiarray = (np._core if hasattr(np, '_core') else np.core).multiarray
-# What mmengine's own checkpoints hold beside tensors and plain Python data.
+# What mmengine's own checkpoints hold beside tensors and plain Python data. NumPy 2 renamed the
+# module of what rebuilds arrays and scalars, and either name may be in a file.
 _TRUSTED = [
     HistoryBuffer,
     (_history_method, 'builtins.getattr'),
     np.ndarray,
     np.dtype,
     *{type(np.dtype(t)) for t in (np.float32, np.float64, np.int64)},
-    _multiarray._reconstruct,
-    _multiarray.scalar,
+    *(
+        (value.__reduce__()[0], f'numpy.{core}.multiarray.{name}')
+        for value, name in ((np.empty(0), '_reconstruct'), (np.float64(0), 'scalar'))
+        for core in ('core', '_core')
+    ),
 ]
 # Earlier releases cannot be told what to trust, and refuse what needs it.
 _CAN_TRUST = digit_version(torch.__version__) >= digit_version('2.6')
@@ -79,7 +82,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     try:
         checkpoint = load(os.path.expanduser(path), map_location='cpu', weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError) as error:
-        culprit = re.search(r'GLOBAL (\S+)', str(error))
+        culprit = re.search(r'(?:GLOBAL|class) (\S+)', str(error))
         reason = f'it holds {culprit[1]}' if culprit else 'it is damaged or no checkpoint'
         raise ValueError(f'checkpoint {path} cannot be read as weights only: {reason}') from error
     for key in ('state_dict', 'model'):
