@@ -22,19 +22,21 @@ help:
 env:
 	@tools/make_env.sh
 
-# One shell for all lines: the first decides what device the others run on.
-demo: env
-	@set -eu; \
+# The start of a recipe in one shell: it decides what device its other lines run on.
+choose_device = set -eu; \
 	if $(PY) -c 'import torch, mmcv.ops as ops; exit(not (torch.cuda.is_available() and ops.get_compiling_cuda_version() == "not available"))'; then \
-	    echo "The demo runs on the CPU: there is a GPU, but mmcv's ops were compiled without CUDA."; \
+	    echo "This runs on the CPU: there is a GPU, but mmcv's ops were compiled without CUDA."; \
 	    export CUDA_VISIBLE_DEVICES=-1; \
-	fi; \
+	fi
+
+demo: env
+	@$(choose_device); \
 	echo '[1/4] Compose scenes of handwritten digits'; \
 	$(PY) tools/dataset_converters/digit_scenes.py data/digit_scenes; \
 	echo '[2/4] Train'; \
 	$(PY) tools/train.py $(DEMO_CONFIG) --work-dir $(DEMO_DIR) --resume; \
 	echo '[3/4] Evaluate, and draw the predictions'; \
-	$(PY) tools/test.py $(DEMO_CONFIG) "$$(cat $(DEMO_DIR)/last_checkpoint)" --work-dir $(DEMO_DIR)/test --show-dir '$(CURDIR)/$(DEMO_DIR)/predictions'; \
+	$(PY) tools/test.py $(DEMO_CONFIG) "$$(cat $(DEMO_DIR)/last_checkpoint)" --work-dir $(DEMO_DIR)/test --show-dir $(DEMO_DIR)/predictions; \
 	echo '[4/4] Plot the training log'; \
 	$(PY) tools/analysis/plot_log.py $(DEMO_DIR); \
 	echo; \
@@ -46,7 +48,8 @@ demo: env
 	    $(DEMO_DIR)/curves.png 'loss and AP over the training'
 
 test: env
-	@$(PY) -m pytest
+	@$(choose_device); \
+	$(PY) -m pytest
 
 lint: env
 	@PATH="$(abspath $(VENV))/bin:$$PATH" pre-commit run --all-files

@@ -8,7 +8,7 @@ MINIMUM_VERSIONS = {'torch': '2.1', 'mmengine': '0.10', 'mmcv': '2.0', 'einops':
 
 def check() -> None:
     """Raise an ImportError that says which package is missing or too old, and what to do."""
-    advice = 'install a supported stack with `pip install mmsecvit[onedl]`, or see the README'
+    advice = '`make env` builds a complete environment; README.md names the supported versions'
     try:
         from packaging.version import Version
     except ImportError as error:

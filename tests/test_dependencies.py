@@ -20,7 +20,7 @@ def import_error(name: str, stand_in: str) -> str:
 def test_a_missing_package_is_named_with_what_to_do(name):
     message = import_error(name, 'None')
     assert message.startswith(f'ImportError: mmsecvit needs {name}>=')
-    assert 'pip install mmsecvit[onedl]' in message
+    assert '`make env` builds a complete environment' in message
 
 
 def test_a_package_that_is_too_old_is_named_with_its_version():

@@ -10,9 +10,9 @@ fi
 CONFIG=$1
 CHECKPOINT=$2
 GPUS=$3
-TOOLS=$(dirname "$0")
+TOOLS=$(dirname "$(readlink -f "$0")")
 
-PYTHONPATH="$TOOLS/..:${PYTHONPATH:-}" \
+PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}" \
     "${PYTHON:-python}" -m torch.distributed.run \
     --nnodes="${NNODES:-1}" \
     --node_rank="${NODE_RANK:-0}" \

@@ -9,9 +9,9 @@ if [ $# -lt 2 ]; then
 fi
 CONFIG=$1
 GPUS=$2
-TOOLS=$(dirname "$0")
+TOOLS=$(dirname "$(readlink -f "$0")")
 
-PYTHONPATH="$TOOLS/..:${PYTHONPATH:-}" \
+PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}" \
     "${PYTHON:-python}" -m torch.distributed.run \
     --nnodes="${NNODES:-1}" \
     --node_rank="${NODE_RANK:-0}" \

@@ -24,6 +24,7 @@ esac
 python=$VENV/bin/python
 log=$VENV/make_env.log
 constraints=requirements/constraints.txt
+failed="this step failed; $log says why. Run the same command again to go on from here."
 
 pinned() { sed -n "s/^$1==//p" "$constraints"; }
 
@@ -60,7 +61,7 @@ narrate() {
 
 pip() {
   PIP_PROGRESS_BAR=raw "$python" -m pip --disable-pip-version-check --no-input "$@" 2>&1 |
-    tee -a "$log" | narrate || die "this step failed; $log says why. Run the same command again to go on from here."
+    tee -a "$log" | narrate || die "$failed"
 }
 
 install() { pip install --constraint "$constraints" "$@"; }
@@ -195,14 +196,14 @@ else
   step 1 "Go on with the virtual environment in $VENV"
 fi
 runs "$python" "$is_supported" || die "$VENV holds $("$python" --version), but 3.10, 3.11 or 3.12 is needed: remove it, or name another directory with VENV=."
-"$python" -m pip install --quiet --disable-pip-version-check --constraint "$constraints" pip 2>>"$log"
+"$python" -m pip install --quiet --disable-pip-version-check --constraint "$constraints" pip 2>>"$log" || die "$failed"
 took
 
 step 2 "Install PyTorch $(pinned torch) (2 to 10 minutes: some 3 GB to download)"
 install torch torchvision setuptools wheel ninja psutil opencv-python
 # The toolboxes ask for opencv-python, which cannot be imported without a desktop's libGL. Installed over it, this one can.
 install opencv-python-headless
-cuda=$(detect_cuda)
+cuda=$(detect_cuda) || die "$failed"
 took
 
 step 3 "Install $mmcv $(pinned "$mmcv") (seconds where there is a wheel, about 10 minutes on 2 cores where it has to be compiled)"

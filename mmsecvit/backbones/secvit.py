@@ -107,7 +107,7 @@ class SecViT(BaseModule):
             - **embed_dims** (Sequence[int]): Channels of the four stages.
             - **depths** (Sequence[int]): Blocks of the four stages.
             - **num_heads** (Sequence[int]): Heads of the four stages.
-            - **ffn_ratio** (int): Hidden channels of the feed-forward network over channels.
+            - **ffn_ratio** (float): Hidden channels of the feed-forward network over channels.
               Defaults to 3.
             - **drop_path_rate** (float): Used where the argument is None. Defaults to 0.
             - **layer_scale** (Sequence[bool]): Which stages of the released variant have
@@ -174,10 +174,10 @@ class SecViT(BaseModule):
         if variant not in VARIANTS:
             raise ValueError(f'variant must be one of {", ".join(VARIANTS)}, got {variant!r}')
         features = VARIANTS[variant]
-        if len(num_clusters) != 4:
-            raise ValueError(f'num_clusters must have four entries, got {tuple(num_clusters)}')
-        if not out_indices or not set(out_indices) <= {0, 1, 2, 3}:
-            raise ValueError(f'out_indices must be stages among 0 to 3, got {out_indices}')
+        if not isinstance(num_clusters, Sequence) or len(num_clusters) != 4:
+            raise ValueError(f'num_clusters must have four entries, got {num_clusters}')
+        if not out_indices or list(out_indices) != sorted({0, 1, 2, 3} & set(out_indices)):
+            raise ValueError(f'out_indices must be rising stages among 0 to 3, got {out_indices}')
         if frozen_stages not in range(-1, 5):
             raise ValueError(f'frozen_stages must be from -1 to 4, got {frozen_stages}')
         if drop_path_rate is None:
@@ -212,7 +212,7 @@ class SecViT(BaseModule):
                     dims[i],
                     arch['num_heads'][i],
                     num_clusters[i],
-                    feedforward_channels=dims[i] * arch['ffn_ratio'],
+                    feedforward_channels=int(dims[i] * arch['ffn_ratio']),
                     drop_path_rate=rate.item(),
                     ffn_conv=features['ffn_conv'],
                     layer_scale=features['layer_scale'] and arch['layer_scale'][i],
@@ -229,7 +229,11 @@ class SecViT(BaseModule):
 
     def init_weights(self) -> None:
         """Initialise the weights, or load them if ``init_cfg`` is of type ``Pretrained``."""
-        if isinstance(self.init_cfg, dict) and self.init_cfg['type'] == 'Pretrained':
+        init_cfgs = [self.init_cfg] if isinstance(self.init_cfg, dict) else self.init_cfg
+        pretrained = [cfg for cfg in init_cfgs if cfg['type'] == 'Pretrained']
+        if pretrained:
+            if not pretrained[0].get('checkpoint'):
+                raise ValueError(f'init_cfg must name a checkpoint, got {pretrained[0]}')
             # Pretraining has no output norms, and stages behind out_indices are not built.
             not_built = range(len(self.stages), 4)
             optional = (
@@ -237,7 +241,7 @@ class SecViT(BaseModule):
                 *(f'stages.{i}.' for i in not_built),
                 *(f'downsamples.{i - 1}.' for i in not_built),
             )
-            load_backbone_weights(self, self.init_cfg['checkpoint'], optional)
+            load_backbone_weights(self, pretrained[0]['checkpoint'], optional)
             self.is_init = True
         else:
             super().init_weights()
@@ -331,4 +335,6 @@ def _parse_arch(arch: str | dict) -> dict:
     for key in (*sorted(essential), 'layer_scale'):
         if len(arch[key]) != 4:
             raise ValueError(f'arch must have four entries in {key}, got {arch[key]}')
+        if key in essential and min(arch[key]) < 1:
+            raise ValueError(f'arch must have positive numbers in {key}, got {arch[key]}')
     return arch

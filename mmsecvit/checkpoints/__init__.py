@@ -3,13 +3,21 @@
 State dicts are mapped by names and shapes alone; no backbone is known here.
 """
 
-from .loading import load_backbone_weights, read_checkpoints_as_data, read_state_dict
+from .loading import (
+    check_fit,
+    load_backbone_weights,
+    read_checkpoint,
+    read_checkpoints_as_data,
+    read_state_dict,
+)
 from .released import from_released, is_released
 
 __all__ = [
+    'check_fit',
     'from_released',
     'is_released',
     'load_backbone_weights',
+    'read_checkpoint',
     'read_checkpoints_as_data',
     'read_state_dict',
 ]

@@ -3,11 +3,11 @@
 import os
 import re
 from pathlib import Path
-from pickle import UnpicklingError
 
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer, print_log
+from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import digit_version
 from torch import Tensor, nn
 
@@ -16,8 +16,8 @@ from .released import from_released, is_released
 
 def _history_method(owner: object, name: str) -> object:
     """Stand for ``getattr`` in pickles of a HistoryBuffer, which name its own methods."""
-    if owner is not HistoryBuffer:
-        raise UnpicklingError(f'GLOBAL getattr of {owner}')
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
+        raise ValueError(f'GLOBAL getattr({owner}, {name})')
     return getattr(HistoryBuffer, name)
 
 
@@ -39,60 +39,105 @@ _TRUSTED = [
 _CAN_TRUST = digit_version(torch.__version__) >= digit_version('2.6')
 
 
-def trust_mmengine() -> None:
-    """Let ``torch.load(weights_only=True)`` read what mmengine's own checkpoints hold."""
-    if _CAN_TRUST:
-        torch.serialization.add_safe_globals(_TRUSTED)
-
-
-def read_checkpoints_as_data() -> None:
-    """Let torch.load, whoever calls it, read mmengine's checkpoints and execute nothing.
-
-    Some releases of mmengine fall back to executing what they cannot read as data. Who trusts a
-    file sets torch's own ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD``. Before torch 2.6 this does nothing,
-    since mmengine's checkpoints could not be read at all.
-    """
-    trust_mmengine()
-    if _CAN_TRUST and 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD' not in os.environ:
-        os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
-
-
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read a model's weights from a file or URL without executing anything in it.
-
-    The weights may lie under ``state_dict`` or ``model``, and their keys may begin with
-    ``module.``.
+def read_checkpoint(path: str | Path, map_location: str | torch.device = 'cpu') -> dict:
+    """Read a checkpoint without executing anything in it.
 
     Args:
         path: A local file, or an http(s) address, which is cached by torch.hub.
+        map_location: Where the tensors go, as in ``torch.load``.
 
     Returns:
-        The state dict, on the CPU.
+        What the file holds.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is no checkpoint of weights, or holds more than data.
+        ValueError: If the file is damaged, or holds more than data.
     """
     path = str(path)
     is_url = path.startswith(('http://', 'https://'))
     if not is_url and not Path(path).expanduser().is_file():
         raise FileNotFoundError(f'checkpoint {path} does not exist')
     load = torch.hub.load_state_dict_from_url if is_url else torch.load
-    trust_mmengine()
+    if _CAN_TRUST:
+        torch.serialization.add_safe_globals(_TRUSTED)
     try:
-        checkpoint = load(os.path.expanduser(path), map_location='cpu', weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError) as error:
+        return load(os.path.expanduser(path), map_location=map_location, weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything
         culprit = re.search(r'(?:GLOBAL|class) (\S+)', str(error))
         reason = f'it holds {culprit[1]}' if culprit else 'it is damaged or no checkpoint'
-        raise ValueError(f'checkpoint {path} cannot be read as weights only: {reason}') from error
+        raise ValueError(f'checkpoint {path} cannot be read as data only: {reason}') from error
+
+
+def read_checkpoints_as_data() -> None:
+    """Let mmengine read files and http(s) addresses by :func:`read_checkpoint` alone.
+
+    Its own readers trust more, and some releases fall back to executing what they cannot read.
+    Before torch 2.6 its own stay, since it could not read its own checkpoints otherwise.
+    """
+    if _CAN_TRUST:
+        for prefixes in ('', ('http://', 'https://')):
+            CheckpointLoader.register_scheme(prefixes, loader=read_checkpoint, force=True)
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read a model's weights without executing anything in their file.
+
+    The weights may lie under ``state_dict`` or ``model``, and their keys may begin with
+    ``module.``.
+
+    Args:
+        path: As in :func:`read_checkpoint`.
+
+    Returns:
+        The state dict, on the CPU.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file cannot be read as data only, or holds no state dict.
+    """
+    checkpoint = read_checkpoint(path)
     for key in ('state_dict', 'model'):
         if isinstance(checkpoint, dict) and isinstance(checkpoint.get(key), dict):
             checkpoint = checkpoint[key]
-    if not isinstance(checkpoint, dict) or not any(
-        isinstance(value, Tensor) for value in checkpoint.values()
-    ):
+    if not isinstance(checkpoint, dict) or not checkpoint:
         raise ValueError(f'checkpoint {path} holds no state dict')
+    for key, value in checkpoint.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise ValueError(f'checkpoint {path} holds no state dict: {key!r} is no tensor')
     return {key.removeprefix('module.'): value for key, value in checkpoint.items()}
+
+
+def check_fit(
+    own: dict[str, Tensor], given: dict[str, Tensor], optional: tuple[str, ...] = ()
+) -> None:
+    """Raise a ValueError unless weights have a model's names and shapes.
+
+    Args:
+        own: The model's state dict.
+        given: The state dict to load.
+        optional: Beginnings of keys that may be missing on either side.
+
+    Raises:
+        ValueError: With the first keys and shapes that differ.
+    """
+    missing = [key for key in own if key not in given and not key.startswith(optional)]
+    unknown = [key for key in given if key not in own and not key.startswith(optional)]
+    reshaped = [
+        f'{key} is {tuple(given[key].shape)} in the file and {tuple(own[key].shape)} here'
+        for key in own
+        if key in given and given[key].shape != own[key].shape
+    ]
+    problems = [
+        f'{len(keys)} {what} (first: {keys[0]})'
+        for keys, what in (
+            (missing, 'weights are missing in the file'),
+            (unknown, 'weights of the file have no place here'),
+            (reshaped, 'weights have another shape'),
+        )
+        if keys
+    ]
+    if problems:
+        raise ValueError('; '.join(problems))
 
 
 def load_backbone_weights(
@@ -105,7 +150,7 @@ def load_backbone_weights(
 
     Args:
         backbone: Module to load into.
-        path: As in :func:`read_state_dict`.
+        path: As in :func:`read_checkpoint`.
         optional: Beginnings of keys that may be missing on either side.
 
     Raises:
@@ -122,29 +167,14 @@ def load_backbone_weights(
             for key, value in state_dict.items()
             if key.startswith('backbone.')
         }
-
     own = backbone.state_dict()
-    missing = [key for key in own if key not in state_dict and not key.startswith(optional)]
-    unknown = [key for key in state_dict if key not in own and not key.startswith(optional)]
-    reshaped = [
-        f'{key} is {tuple(state_dict[key].shape)} in the file and {tuple(own[key].shape)} here'
-        for key in own
-        if key in state_dict and state_dict[key].shape != own[key].shape
-    ]
-    problems = [
-        f'{len(keys)} {what} (first: {keys[0]})'
-        for keys, what in (
-            (missing, 'weights are missing in the file'),
-            (unknown, 'weights of the file have no place here'),
-            (reshaped, 'weights have another shape'),
-        )
-        if keys
-    ]
-    if problems:
+    try:
+        check_fit(own, state_dict, optional)
+    except ValueError as error:
         raise ValueError(
-            f'checkpoint {path} is not of this {type(backbone).__name__}: {"; ".join(problems)}; '
+            f'checkpoint {path} is not of this {type(backbone).__name__}: {error}; '
             "set the backbone's arch and variant to those of the checkpoint"
-        )
+        ) from None
     backbone.load_state_dict(
         {key: value for key, value in state_dict.items() if key in own}, strict=False
     )

@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 try:
     from sklearn.datasets import load_digits
 except ImportError as error:
-    raise ImportError('digit scenes need scikit-learn: run `pip install mmsecvit[demo]`') from error
+    raise ImportError('digit scenes need scikit-learn: run `pip install scikit-learn`') from error
 
 SCENE_SIZE = 128  # height and width of a scene, pixels
 DIGITS_PER_SCENE = (2, 5)  # least and most

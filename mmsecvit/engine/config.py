@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from mmengine.config import Config, ConfigDict
 
 SYNC_BATCH_NORMS = ('SyncBN', 'MMSyncBN')
@@ -43,10 +44,11 @@ def set_pretrained(cfg: Config, path: str) -> None:
 
 def starts_from_scratch(cfg: Config) -> bool:
     """Whether a detector or segmenter starts from neither weights nor an earlier run."""
-    dense = cfg.get('default_scope') in ('mmdet', 'mmseg')
-    model = cfg.model
-    initialised = model.get('init_cfg') or model.get('backbone', {}).get('init_cfg')
-    return dense and not (initialised or cfg.get('load_from') or cfg.get('resume'))
+    if cfg.get('default_scope') not in ('mmdet', 'mmseg'):
+        return False
+    init_cfgs = [module.get('init_cfg') for module in (cfg.model, cfg.model.get('backbone', {}))]
+    pretrained = any(init_cfg and init_cfg['type'] == 'Pretrained' for init_cfg in init_cfgs)
+    return not (pretrained or cfg.get('load_from') or cfg.get('resume'))
 
 
 def set_amp(cfg: Config) -> None:
@@ -57,7 +59,7 @@ def set_amp(cfg: Config) -> None:
 
 def set_auto_scale_lr(cfg: Config) -> None:
     """Scale the learning rate with the batch size that the run really has."""
-    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
         raise ValueError('auto_scale_lr needs auto_scale_lr.base_batch_size in the config')
     cfg.auto_scale_lr.enable = True
 
@@ -101,20 +103,34 @@ def set_visualization(cfg: Config, show: bool, show_dir: str | None, wait_time: 
         hook.update(draw=True, test_out_dir=folder)
     elif cfg.default_scope == 'mmseg':
         hook.update(draw=True)
-        cfg.visualizer.update(save_dir=folder)
+        if folder:
+            cfg.merge_from_dict({'visualizer.save_dir': folder})
     else:
-        hook.update(enable=True, out_dir=folder)
+        hook.update(enable=True, interval=1, out_dir=folder)
+
+
+def check_operators(cfg: Config) -> None:
+    """Raise a ValueError where a detector would fail on a GPU for want of mmcv's CUDA operators."""
+    if cfg.get('default_scope') != 'mmdet' or not torch.cuda.is_available():
+        return
+    from mmcv.ops import get_compiling_cuda_version
+
+    if get_compiling_cuda_version() == 'not available':
+        raise ValueError(
+            "mmcv's operators were compiled without CUDA: compile mmcv on a machine with a GPU and "
+            'nvcc, or set CUDA_VISIBLE_DEVICES=-1 to run on the CPU'
+        )
 
 
 def adapt_to_cpu(cfg: Config) -> None:
     """Replace what exists on accelerators only: NCCL, DDP's device ids, synchronised BN."""
     cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
-    cfg.model_wrapper_cfg = dict(
+    wrapper = cfg.get('model_wrapper_cfg') or dict(
         type='MMDistributedDataParallel',
-        device_ids=None,
         broadcast_buffers=False,
         find_unused_parameters=cfg.get('find_unused_parameters', False),
     )
+    cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
     _replace_sync_batch_norm(cfg.model)
 
 

@@ -51,7 +51,7 @@ def sec_attention(
             attention matrix) or ``sdpa`` (torch's fused attention). ``auto`` is ``sdpa``.
 
     Returns:
-        (B, heads, L, d), tokens in the order of ``q``, dtype of ``q``.
+        (B, heads, L, d), tokens in the order of ``q``, dtype of ``q`` or else autocast's.
 
     Raises:
         ValueError: If shapes, dtypes or devices disagree, ``num_clusters`` is below 1,
@@ -62,8 +62,11 @@ def sec_attention(
         >>> sec_attention(q, k, v, num_clusters=8).shape
         torch.Size([2, 4, 100, 32])
     """
-    if q.dim() != 4:
-        raise ValueError(f'q must have the shape (B, heads, L, d), got {tuple(q.shape)}')
+    if q.dim() != 4 or q.shape[2] == 0 or not q.is_floating_point():
+        raise ValueError(
+            'q must be floating, of the shape (B, heads, L, d) with at least one token, '
+            f'got {q.dtype} of the shape {tuple(q.shape)}'
+        )
     for name, x in (('k', k), ('v', v)):
         if x.shape != q.shape:
             raise ValueError(
@@ -77,10 +80,12 @@ def sec_attention(
     if num_clusters < 1:
         raise ValueError(f'num_clusters must be at least 1, got {num_clusters}')
     check_backend(backend)
-    if order is not None and (order.shape != q.shape[:3] or order.dtype != torch.int64):
+    if order is not None and (
+        (order.shape, order.dtype, order.device) != (q.shape[:3], torch.int64, q.device)
+    ):
         raise ValueError(
-            f'order must be int64 of the shape (B, heads, L), {tuple(q.shape[:3])}, '
-            f'got {order.dtype} of the shape {tuple(order.shape)}'
+            f'order must be int64 of the shape (B, heads, L), {tuple(q.shape[:3])}, on {q.device}, '
+            f'got {order.dtype} of the shape {tuple(order.shape)} on {order.device}'
         )
 
     bounds = cluster_bounds(q.shape[2], num_clusters)

@@ -12,7 +12,7 @@ def semantic_order(k: Tensor) -> Tensor:
     input has one result on every device. No gradient flows through it.
 
     Args:
-        k: Keys, (B, heads, L, d), any floating dtype.
+        k: Keys, (B, heads, L, d), any floating dtype; their squares must fit float32.
 
     Returns:
         Token indices by rising similarity, (B, heads, L), int64.
@@ -65,7 +65,7 @@ def invert_order(order: Tensor) -> Tensor:
         The rank of each token, (..., L), int64.
     """
     ranks = torch.arange(order.shape[-1], device=order.device)
-    return torch.empty_like(order).scatter_(-1, order, ranks.expand_as(order))
+    return torch.zeros_like(order).scatter_(-1, order, ranks.expand_as(order))
 
 
 def permute_tokens(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:

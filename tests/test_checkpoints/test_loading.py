@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import digit_version
 
 from mmsecvit import SecViT
-from mmsecvit.checkpoints import read_state_dict
+from mmsecvit.checkpoints import read_checkpoints_as_data, read_state_dict
 
 MICRO = dict(embed_dims=(16, 16, 32, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 4))
 
@@ -110,21 +111,34 @@ def test_mmengines_own_checkpoints_are_read(tmp_path):
     assert torch.equal(read_state_dict(tmp_path / 'epoch_1.pth')['w'], torch.arange(3.0))
 
 
-class Payload:
-    def __init__(self, marker):
-        self.marker = marker
+class Call:
+    """Pickles as the call of a function."""
+
+    def __init__(self, function, *arguments):
+        self.call = (function, arguments)
 
     def __reduce__(self):
-        return (open, (str(self.marker), 'w'))
+        return self.call
 
 
-def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path):
+@pytest.mark.parametrize(
+    ('payload', 'culprit'),
+    [
+        (lambda marker: Call(open, str(marker), 'w'), 'io.open'),
+        # The first step from what a HistoryBuffer needs to everything in builtins.
+        (lambda marker: Call(getattr, getattr, '__self__'), 'getattr'),
+    ],
+    ids=['call', 'getattr'],
+)
+@pytest.mark.parametrize('read', [read_state_dict, CheckpointLoader.load_checkpoint])
+def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, payload, culprit, read):
+    read_checkpoints_as_data()
     marker = tmp_path / 'marker'
-    torch.save({'state_dict': {}, 'x': Payload(marker)}, tmp_path / 'evil.pth')
+    torch.save({'state_dict': {}, 'x': payload(marker)}, tmp_path / 'evil.pth')
     with pytest.raises(
-        ValueError, match='evil.pth cannot be read as weights only: it holds io.open'
+        ValueError, match=f'evil.pth cannot be read as data only: it holds {culprit}'
     ):
-        read_state_dict(tmp_path / 'evil.pth')
+        read(str(tmp_path / 'evil.pth'))
     assert not marker.exists()
 
 
@@ -132,8 +146,8 @@ def test_what_is_no_checkpoint_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match='checkpoint .*absent.pth does not exist'):
         read_state_dict(tmp_path / 'absent.pth')
     (tmp_path / 'text.pth').write_text('no checkpoint')
-    with pytest.raises(ValueError, match='text.pth cannot be read as weights only'):
+    with pytest.raises(ValueError, match='text.pth cannot be read as data only'):
         read_state_dict(tmp_path / 'text.pth')
     torch.save({'epoch': 3}, tmp_path / 'empty.pth')
-    with pytest.raises(ValueError, match='empty.pth holds no state dict'):
+    with pytest.raises(ValueError, match="empty.pth holds no state dict: 'epoch' is no tensor"):
         read_state_dict(tmp_path / 'empty.pth')

@@ -47,7 +47,7 @@ dataset = dict(
     pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')],
 )
 val_evaluator = dict(type='Accuracy', topk=(1,))
-default_hooks = dict(visualization=dict(type='VisualizationHook', interval=1))
+default_hooks = dict(visualization=dict(type='VisualizationHook'))
 visualizer = dict(type='UniversalVisualizer', vis_backends=[dict(type='LocalVisBackend')])
 """
 SEGMENTER = """
