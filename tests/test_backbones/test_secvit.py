@@ -194,6 +194,14 @@ def test_activation_checkpointing_changes_no_value_and_no_gradient():
     torch.testing.assert_close(results[1], results[0])
 
 
+def test_gradients_lie_in_memory_as_their_parameters_do():
+    # Where they do not, DDP warns and copies them at every step.
+    backbone = SecViT(MICRO, 'released', drop_path_rate=0.0).train()
+    sum(out.square().mean() for out in backbone(torch.randn(2, 3, 64, 64))).backward()
+    for name, p in backbone.named_parameters():
+        assert p.grad.stride() == p.stride(), name
+
+
 def test_stochastic_depth_drops_whole_branches_of_samples():
     block = SecViTBlock(8, 2, 2, 24, drop_path_rate=0.5).train()
     nn.init.zeros_(block.cpe.weight)

@@ -269,5 +269,5 @@ def test_the_package_does_without_scikit_learn_and_the_scenes_say_that_they_need
     )
     assert done.stdout == 'imported\n'
     assert done.stderr.splitlines()[-1] == (
-        'ImportError: digit scenes need scikit-learn: run `pip install mmsecvit[demo]`'
+        'ImportError: digit scenes need scikit-learn: run `pip install scikit-learn`'
     )
