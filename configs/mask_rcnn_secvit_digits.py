@@ -9,8 +9,8 @@ classes = tuple('0123456789')
 
 # Half of SecViT-T's width, a third of its depth; heads of 16 channels instead of 32. At 128x128 the
 # default clusters have 32 tokens in each of the first three stages.
-width = 64  # of everything behind the backbone: a quarter of the usual 256
-proposals = dict(nms_pre=200, max_per_img=100)  # a scene has 5 digits at most
+width = 48  # of everything behind the backbone, where COCO's models have 256
+proposals = dict(nms_pre=100, max_per_img=50)  # a scene has 5 digits at most
 roi_layer = dict(sampling_ratio=1)  # a bin is about one cell of the map: a digit has some 7x7
 model = dict(
     backbone=dict(
@@ -25,24 +25,31 @@ model = dict(
     rpn_head=dict(
         in_channels=width,
         feat_channels=width,
-        # Boxes are some 10 to 48 pixels: anchors begin at 16, not at 32.
+        # Boxes are some 15 to 52 pixels: anchors begin at 16, not at 32.
         anchor_generator=dict(scales=[4]),
     ),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=width, roi_layer=roi_layer),
-        bbox_head=dict(in_channels=width, fc_out_channels=4 * width, num_classes=len(classes)),
+        # One box regression and one mask for all classes: short training cannot fill ten.
+        bbox_head=dict(
+            in_channels=width,
+            fc_out_channels=256,
+            num_classes=len(classes),
+            reg_class_agnostic=True,
+        ),
         mask_roi_extractor=dict(out_channels=width, roi_layer=roi_layer),
         mask_head=dict(
             num_convs=2,
             in_channels=width,
             conv_out_channels=width,
             num_classes=len(classes),
+            class_agnostic=True,
         ),
     ),
     train_cfg=dict(
         rpn_proposal=proposals,
-        # RoIs of a scene: half of them on digits, and more than a quarter of the gradient with them.
-        rcnn=dict(sampler=dict(num=32, pos_fraction=0.5)),
+        # RoIs of a scene, half of them on digits: they carry the losses of boxes and masks.
+        rcnn=dict(sampler=dict(num=24, pos_fraction=0.5)),
     ),
     test_cfg=dict(rpn=proposals),
 )

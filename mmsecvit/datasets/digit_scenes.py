@@ -21,12 +21,12 @@ except ImportError as error:
 
 SCENE_SIZE = 128  # height and width of a scene, pixels
 DIGITS_PER_SCENE = (2, 5)  # least and most
-DIGIT_SIZES = (24, 48)  # least and most edge of an enlarged 8x8 image, pixels
+DIGIT_SIZES = (32, 52)  # least and most edge of an enlarged 8x8 image, pixels
 NUM_DIGITS = 1797  # in load_digits
 VAL_DIGITS = 360  # of them set aside for val: a fifth
-MIN_VISIBLE = 0.85  # share of each digit's pixels that later digits must not hide
-MIN_CONTRAST = 60  # least distance of a digit's luminance from its background's, of 255
-INK = 0.35  # a pixel belongs to a digit where its ink, 0 to 1, exceeds this
+MIN_VISIBLE = 0.95  # share of each digit's pixels that later digits must not hide
+MIN_CONTRAST = 90  # least distance of a digit's luminance from its background's, of 255
+INK = 0.25  # a pixel belongs to a digit where its ink, 0 to 1, exceeds this
 
 SETTINGS_FILE = 'settings.json'
 SPLITS = ('train', 'val')
@@ -152,15 +152,23 @@ def _place(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:
     Returns:
         The ink of each digit on the scene, (N, SCENE_SIZE, SCENE_SIZE).
     """
-    while True:
-        ink = np.zeros((len(images), SCENE_SIZE, SCENE_SIZE))
-        for canvas, image in zip(ink, images, strict=True):
-            size = rng.integers(*DIGIT_SIZES, endpoint=True)
-            top, left = rng.integers(0, SCENE_SIZE - size, 2, endpoint=True)
-            canvas[top : top + size, left : left + size] = _enlarge(image, size)
+    ink = np.zeros((len(images), SCENE_SIZE, SCENE_SIZE))
+    while not all(_place_one(rng, ink[: i + 1], image) for i, image in enumerate(images)):
+        pass  # the first digits lie such that there is no room for the last: begin again
+    return ink
+
+
+def _place_one(rng: np.random.Generator, ink: np.ndarray, image: np.ndarray) -> bool:
+    """Write a digit's ink into the last of ``ink``; tell whether room was found for it."""
+    for _ in range(50):
+        size = rng.integers(*DIGIT_SIZES, endpoint=True)
+        top, left = rng.integers(0, SCENE_SIZE - size, 2, endpoint=True)
+        ink[-1] = 0
+        ink[-1, top : top + size, left : left + size] = _enlarge(image, size)
         whole = ink > INK
         if (_visible(whole).sum((1, 2)) >= MIN_VISIBLE * whole.sum((1, 2))).all():
-            return ink
+            return True
+    return False
 
 
 def _visible(whole: np.ndarray) -> np.ndarray:
@@ -185,7 +193,7 @@ def _paint(rng: np.random.Generator, ink: np.ndarray) -> np.ndarray:
 def _texture(rng: np.random.Generator) -> np.ndarray:
     """Smooth random blotches of low contrast, (SCENE_SIZE, SCENE_SIZE, 1)."""
     cells = rng.integers(4, 24)
-    return _enlarge(rng.uniform(-15, 15, (cells, cells)), SCENE_SIZE)[..., None]
+    return _enlarge(rng.uniform(-8, 8, (cells, cells)), SCENE_SIZE)[..., None]
 
 
 def _digit_colour(rng: np.random.Generator, background: np.ndarray) -> np.ndarray:

@@ -15,9 +15,7 @@ class DepthwiseConv2d(nn.Conv2d):
     """
 
     def __init__(self, channels: int, kernel_size: int) -> None:
-        super().__init__(
-            channels, channels, kernel_size, padding=kernel_size // 2, groups=channels
-        )
+        super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
         # The gradient comes with channels-last strides. Where the weight has others, which with
         # one input channel is the same memory, DDP warns and copies at every step.
         strides = (kernel_size**2, 1, kernel_size, 1)
