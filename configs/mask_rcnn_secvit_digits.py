@@ -101,11 +101,12 @@ test_evaluator = val_evaluator
 
 # From scratch, and short: ten times the learning rate of fine-tuning on COCO, down to nought along
 # a cosine.
-max_iters = 800
+max_iters = 640
 warm_up = 50
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05),
+    # Fused: updating one tensor after the other takes a tenth of the step on a CPU.
+    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05, fused=True),
     paramwise_cfg=dict(norm_decay_mult=0.0),
     clip_grad=dict(max_norm=5.0),
 )
@@ -113,7 +114,7 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=warm_up),
     dict(type='CosineAnnealingLR', by_epoch=False, begin=warm_up, end=max_iters),
 ]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=200)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=320)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
