@@ -99,9 +99,9 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/val.json')
 test_evaluator = val_evaluator
 
-# From scratch, and short: ten times the learning rate of fine-tuning on COCO, down to nought along
+# From scratch, and short: twenty times the learning rate of fine-tuning on COCO, down to nought along
 # a cosine.
-max_iters = 640
+max_iters = 700
 warm_up = 50
 optim_wrapper = dict(
     type='OptimWrapper',
@@ -114,7 +114,7 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=warm_up),
     dict(type='CosineAnnealingLR', by_epoch=False, begin=warm_up, end=max_iters),
 ]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=320)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=350)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
