@@ -99,8 +99,8 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/val.json')
 test_evaluator = val_evaluator
 
-# From scratch, and short: twenty times the learning rate of fine-tuning on COCO, down to nought along
-# a cosine.
+# From scratch, and short: twenty times the learning rate of fine-tuning on COCO, down to nought
+# along a cosine.
 max_iters = 700
 warm_up = 50
 optim_wrapper = dict(

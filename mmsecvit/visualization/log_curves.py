@@ -146,11 +146,11 @@ def _draw_losses(axes: Axes, losses: dict[str, Series]) -> None:
 
 
 def _draw_metrics(axes: Axes, metrics: dict[str, Series]) -> None:
-    for name, (at, values) in metrics.items():
-        axes.plot(at, values, marker='o', label=f'{name}: {values[-1]:.3g} at the end')
-    # COCO's metrics are fractions, those of segmentation and classification per cent
+    # COCO's metrics are fractions, those of segmentation and classification per cent.
     percent = max(values.max() for _, values in metrics.values()) > 1
-    unit, top = ('per cent', 100) if percent else ('fraction, best is 1', 1)
+    unit, top, digits = ('per cent', 100, 1) if percent else ('fraction, best is 1', 1, 3)
+    for name, (at, values) in metrics.items():
+        axes.plot(at, values, marker='o', label=f'{name}: {values[-1]:.{digits}f} at the end')
     axes.set(title='Validation', xlabel='iteration', ylabel=unit)
     axes.set_xlim(left=0)
     axes.set_ylim(0, top)

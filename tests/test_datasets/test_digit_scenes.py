@@ -125,14 +125,14 @@ def test_no_digit_is_hidden_beyond_the_limit(monkeypatch):
     for seed in range(5):
         whole = digit_scenes._place(np.random.default_rng(seed), images) > digit_scenes.INK
         share = digit_scenes._visible(whole).sum((1, 2)) / whole.sum((1, 2))
-        assert share.min() >= 0.85
+        assert share.min() >= 0.95
     # The limit is what does it: without one, the same chance hides more.
     monkeypatch.setattr(digit_scenes, 'MIN_VISIBLE', 0)
     shares = []
     for seed in range(5):
         whole = digit_scenes._place(np.random.default_rng(seed), images) > digit_scenes.INK
         shares.append((digit_scenes._visible(whole).sum((1, 2)) / whole.sum((1, 2))).min())
-    assert min(shares) < 0.85
+    assert min(shares) < 0.9
 
 
 def test_the_enlargement_is_that_of_torch():
