@@ -98,11 +98,12 @@ def set_visualization(cfg: Config, show: bool, show_dir: str | None, wait_time: 
         raise ValueError('show and show_dir need default_hooks.visualization in the config')
     hook.update(show=show, wait_time=wait_time)
     folder = str(Path(show_dir).absolute()) if show_dir else None
-    # The toolboxes agree neither on the switch nor on where the folder goes.
+    # The toolboxes agree neither on the switch, nor on how many images are drawn without being
+    # asked, nor on where the folder goes.
     if cfg.default_scope == 'mmdet':
         hook.update(draw=True, test_out_dir=folder)
     elif cfg.default_scope == 'mmseg':
-        hook.update(draw=True)
+        hook.update(draw=True, interval=1)
         if folder:
             cfg.merge_from_dict({'visualizer.save_dir': folder})
     else:
