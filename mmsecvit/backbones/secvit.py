@@ -200,7 +200,9 @@ class SecViT(BaseModule):
             )
         self.rotary_dims = head_dims if features['rotary'] else None
 
-        drop_path_rates = torch.linspace(0, drop_path_rate, sum(depths)).split(list(depths))
+        # The rates are needed as numbers even where the network itself is made on the meta device.
+        rates = torch.linspace(0, drop_path_rate, sum(depths), device='cpu')
+        drop_path_rates = rates.split(list(depths))
         num_stages = max(out_indices) + 1
         self.stem = conv_stem(dims[0], norm_cfg, features['stem_final_act'])
         self.downsamples = ModuleList(

@@ -1,5 +1,6 @@
 """Train and test: what tools/train.py and tools/test.py do."""
 
+import atexit
 from pathlib import Path
 
 import torch
@@ -138,6 +139,8 @@ def _build_runner(cfg: Config) -> Runner:
         # mmengine's own initialisation asks CUDA for its devices, whatever the backend.
         if cfg.launcher == 'pytorch':
             torch.distributed.init_process_group('gloo')
+            # gloo's threads are not to outlive what they work on, whatever ends the run.
+            atexit.register(torch.distributed.destroy_process_group)
         elif cfg.launcher != 'none':
             raise ValueError(
                 f"launcher {cfg.launcher!r} needs accelerators; on CPUs use 'pytorch', as "

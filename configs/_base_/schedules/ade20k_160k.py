@@ -1,0 +1,16 @@
+# Swin's recipe for UperNet.
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=6e-5, weight_decay=0.01),
+    # No decay on the weights and biases of norms.
+    paramwise_cfg=dict(norm_decay_mult=0.0),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1500),
+    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=1500, end=160000),
+]
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=160000, val_interval=16000)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+# 8 GPUs with 2 images each.
+auto_scale_lr = dict(enable=False, base_batch_size=16)

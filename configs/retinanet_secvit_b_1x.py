@@ -1,0 +1,11 @@
+_base_ = [
+    './_base_/models/retinanet_secvit.py',
+    'mmdet::_base_/datasets/coco_detection.py',
+    './_base_/schedules/coco_1x.py',
+    'mmdet::_base_/default_runtime.py',
+]
+model = dict(
+    backbone=dict(arch='base'),
+    neck=dict(in_channels=[160, 320, 512]),
+)
+optim_wrapper = dict(optimizer=dict(weight_decay=1e-4))

@@ -1,0 +1,11 @@
+_base_ = [
+    './_base_/models/retinanet_secvit.py',
+    './_base_/datasets/coco_detection_ms.py',
+    './_base_/schedules/coco_3x.py',
+    'mmdet::_base_/default_runtime.py',
+]
+model = dict(
+    backbone=dict(arch='base'),
+    neck=dict(in_channels=[160, 320, 512]),
+)
+optim_wrapper = dict(optimizer=dict(weight_decay=1e-4))

@@ -1,0 +1,11 @@
+_base_ = [
+    './_base_/models/retinanet_secvit.py',
+    'mmdet::_base_/datasets/coco_detection.py',
+    './_base_/schedules/coco_1x.py',
+    'mmdet::_base_/default_runtime.py',
+]
+model = dict(
+    backbone=dict(arch='large'),
+    neck=dict(in_channels=[224, 448, 640]),
+)
+optim_wrapper = dict(optimizer=dict(weight_decay=1e-4))

@@ -1,0 +1,10 @@
+_base_ = [
+    './_base_/models/semantic_fpn_secvit.py',
+    './_base_/datasets/ade20k.py',
+    './_base_/schedules/ade20k_80k.py',
+    './_base_/mmseg_runtime.py',
+]
+model = dict(
+    backbone=dict(arch='base'),
+    neck=dict(in_channels=[80, 160, 320, 512]),
+)

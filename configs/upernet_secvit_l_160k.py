@@ -1,0 +1,11 @@
+_base_ = [
+    './_base_/models/upernet_secvit.py',
+    './_base_/datasets/ade20k.py',
+    './_base_/schedules/ade20k_160k.py',
+    './_base_/mmseg_runtime.py',
+]
+model = dict(
+    backbone=dict(arch='large'),
+    decode_head=dict(in_channels=[112, 224, 448, 640]),
+    auxiliary_head=dict(in_channels=448),
+)
