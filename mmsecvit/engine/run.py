@@ -21,6 +21,7 @@ from .config import (
     set_visualization,
     starts_from_scratch,
 )
+from .data import check_data
 
 
 def train(
@@ -50,8 +51,9 @@ def train(
         The runner, after training.
 
     Raises:
-        ValueError: If an option does not fit the config or the machine.
-        FileNotFoundError: If ``pretrained`` or ``resume`` does not exist.
+        ValueError: If an option does not fit the config or the machine, or the annotations do not
+            have the classes.
+        FileNotFoundError: If ``pretrained``, ``resume`` or a part of the data does not exist.
         FileExistsError: If ``work_dir`` holds checkpoints and ``resume`` is not given.
     """
     cfg = load_config(config, work_dir, launcher, cfg_options)
@@ -64,6 +66,7 @@ def train(
     if auto_scale_lr:
         set_auto_scale_lr(cfg)
     set_resume(cfg, resume)
+    check_data(cfg, ('train', 'val'))
     runner = _build_runner(cfg)
     if starts_from_scratch(cfg):
         runner.logger.warning(
@@ -102,8 +105,9 @@ def test(
         The metrics by name.
 
     Raises:
-        ValueError: If the checkpoint is not of this model, or ``out`` is no pickle file.
-        FileNotFoundError: If there is no such checkpoint.
+        ValueError: If the checkpoint is not of this model, ``out`` is no pickle file, or the
+            annotations do not have the classes.
+        FileNotFoundError: If there is no such checkpoint, or a part of the data does not exist.
         FileExistsError: If ``out`` exists.
     """
     if out is not None and Path(out).suffix not in ('.pkl', '.pickle'):
@@ -114,6 +118,7 @@ def test(
     cfg.load_from = checkpoint
     if show or show_dir:
         set_visualization(cfg, show, show_dir, wait_time)
+    check_data(cfg, ('test',))
     runner = _build_runner(cfg)
     # mmengine's own loading, later and by its hooks, would skip what does not fit.
     try:

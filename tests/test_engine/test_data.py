@@ -1,0 +1,113 @@
+import json
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mmsecvit import engine
+from mmsecvit.engine.data import check_data
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+
+
+@pytest.fixture
+def coco(tmp_path) -> Config:
+    """A detector's config, with a data set of two classes in COCO's layout."""
+    categories = [dict(id=7, name='dog', note='the "categories" of old'), dict(id=3, name='cat')]
+    cfg = Config.fromfile(CONFIGS / 'retinanet_secvit_t_1x.py')
+    (tmp_path / 'annotations').mkdir()
+    for split in ('train', 'val'):
+        (tmp_path / f'{split}2017').mkdir()
+        (tmp_path / f'annotations/instances_{split}2017.json').write_text(
+            json.dumps(dict(images=[], categories=categories, annotations=[]), indent=1)
+        )
+        cfg[f'{split}_dataloader'].dataset.update(
+            data_root=f'{tmp_path}/', metainfo=dict(classes=('cat', 'dog'))
+        )
+    cfg.val_evaluator.ann_file = f'{tmp_path}/annotations/instances_val2017.json'
+    return cfg
+
+
+def test_complete_data_is_accepted(coco):
+    check_data(coco, ('train', 'val'))
+
+
+def test_an_absent_root_is_named_with_its_setting(coco):
+    coco.train_dataloader.dataset.data_root = 'nowhere/coco'
+    message = '^train_dataloader.dataset.data_root must exist, but nowhere/coco does not$'
+    with pytest.raises(FileNotFoundError, match=message):
+        check_data(coco, ('train', 'val'))
+    check_data(coco, ('val',))
+
+
+@pytest.mark.parametrize(
+    ('part', 'setting'),
+    [
+        ('val2017', 'val_dataloader.dataset.data_prefix.img'),
+        ('annotations/instances_val2017.json', 'val_dataloader.dataset.ann_file'),
+    ],
+)
+def test_an_absent_part_is_named_with_its_setting(coco, tmp_path, part, setting):
+    (tmp_path / part).rename(tmp_path / 'elsewhere')
+    with pytest.raises(FileNotFoundError, match=f'^{setting} must exist, but .*{part} does not$'):
+        check_data(coco, ('train', 'val'))
+
+
+def test_an_absent_file_of_the_evaluator_is_named(coco):
+    coco.val_evaluator.ann_file = 'data/coco/annotations/old.json'
+    with pytest.raises(FileNotFoundError, match='^val_evaluator.ann_file must exist, but data/coco'):
+        check_data(coco, ('train', 'val'))
+
+
+def test_classes_that_the_annotations_lack_are_named(coco, tmp_path):
+    coco.train_dataloader.dataset.metainfo.classes = ('cat', 'horse')
+    message = (
+        f'^train_dataloader.dataset.metainfo.classes must be among the categories of {tmp_path}'
+        "/annotations/instances_train2017.json, which are 'dog', 'cat'; got 'horse' besides$"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_data(coco, ('train',))
+    # The 80 of COCO, where metainfo says nothing.
+    coco.train_dataloader.dataset.pop('metainfo')
+    with pytest.raises(ValueError, match="got 'person', 'bicycle', .* and 73 more besides"):
+        check_data(coco, ('train',))
+
+
+def test_data_sets_inside_others_are_found(coco):
+    inner = coco.train_dataloader.dataset.copy()
+    inner.data_root = 'nowhere'
+    coco.train_dataloader.dataset = dict(
+        type='RepeatDataset',
+        times=2,
+        dataset=dict(type='ConcatDataset', datasets=[coco.train_dataloader.dataset, inner]),
+    )
+    with pytest.raises(
+        FileNotFoundError, match='train_dataloader.dataset.dataset.datasets.1.data_root must exist'
+    ):
+        check_data(coco, ('train',))
+
+
+@pytest.mark.parametrize('content', ['{"images": []}', '{"categories": [{', 'no JSON'])
+def test_a_file_without_categories_is_refused(coco, tmp_path, content):
+    (tmp_path / 'annotations/instances_train2017.json').write_text(content)
+    with pytest.raises(ValueError, match=r'instances_train2017.json has no list "categories"'):
+        check_data(coco, ('train',))
+
+
+def test_data_in_a_remote_store_is_left_to_its_backend(coco):
+    coco.train_dataloader.dataset.data_root = 's3://bucket/coco'
+    check_data(coco, ('train',))
+
+
+@pytest.mark.parametrize('family', ['mask_rcnn_secvit_t_1x', 'semantic_fpn_secvit_t_80k'])
+def test_training_and_testing_say_it_before_anything_is_made(tmp_path, family):
+    config = CONFIGS / f'{family}.py'
+    options = {
+        f'{split}_dataloader.dataset.data_root': 'nowhere' for split in ('train', 'val', 'test')
+    }
+    work_dir = tmp_path / 'work'
+    with pytest.raises(FileNotFoundError, match='^train_dataloader.dataset.data_root must exist'):
+        engine.train(config, work_dir=str(work_dir), cfg_options=options)
+    with pytest.raises(FileNotFoundError, match='^test_dataloader.dataset.data_root must exist'):
+        engine.test(config, 'x.pth', work_dir=str(work_dir), cfg_options=options)
+    assert not work_dir.exists()
