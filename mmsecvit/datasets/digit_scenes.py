@@ -26,7 +26,7 @@ NUM_DIGITS = 1797  # in load_digits
 VAL_DIGITS = 360  # of them set aside for val: a fifth
 MIN_VISIBLE = 0.95  # share of each digit's pixels that later digits must not hide
 MIN_CONTRAST = 90  # least distance of a digit's luminance from its background's, of 255
-INK = 0.25  # a pixel belongs to a digit where its ink, 0 to 1, exceeds this
+INK = 0.15  # a pixel belongs to a digit where its ink, 0 to 1, exceeds this
 
 SETTINGS_FILE = 'settings.json'
 SPLITS = ('train', 'val')
