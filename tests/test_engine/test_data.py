@@ -54,8 +54,9 @@ def test_an_absent_part_is_named_with_its_setting(coco, tmp_path, part, setting)
 
 
 def test_an_absent_file_of_the_evaluator_is_named(coco):
-    coco.val_evaluator.ann_file = 'data/coco/annotations/old.json'
-    with pytest.raises(FileNotFoundError, match='^val_evaluator.ann_file must exist, but data/coco'):
+    coco.val_evaluator.ann_file = 'nowhere.json'
+    message = '^val_evaluator.ann_file must exist, but nowhere.json does not$'
+    with pytest.raises(FileNotFoundError, match=message):
         check_data(coco, ('train', 'val'))
 
 

@@ -123,9 +123,7 @@ def test_options_that_need_a_gpu_say_so(tmp_path, digit_options):
     with pytest.raises(ValueError, match='amp needs an accelerator'):
         engine.train(CONFIG, work_dir=str(tmp_path), amp=True)
     with pytest.raises(ValueError, match="launcher 'slurm' needs accelerators"):
-        engine.train(
-            CONFIG, work_dir=str(tmp_path), launcher='slurm', cfg_options=digit_options
-        )
+        engine.train(CONFIG, work_dir=str(tmp_path), launcher='slurm', cfg_options=digit_options)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='is about machines without a GPU')
