@@ -1,0 +1,194 @@
+"""Parameters and multiply-adds of a config's model, part by part."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from mmengine.analysis import FlopAnalyzer
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+
+from ..engine.config import load_config
+from ..layers import SECA
+
+# Height and width at which the paper counts, by the toolbox (captions and text of Tables 1-5).
+PAPER_SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048), 'mmpretrain': (224, 224)}
+
+# Products of two activations: no module holds them, so counters that look at modules miss them.
+ATTENTION_OPERATORS = ('matmul', 'bmm', 'einsum', 'scaled_dot_product_attention')
+
+# RoIs that mmdet's counter sends through each box head and each mask head.
+NUM_ROIS = {'bbox': 1000, 'mask': 100}
+
+
+class Complexity(NamedTuple):
+    """Size and cost of a model or a part of it.
+
+    Attributes:
+        parameters: Number of parameters.
+        module_flops: Multiply-adds of modules for one image: the paper's convention.
+        attention_flops: Multiply-adds of the products of queries and keys, and of attention
+            and values, for one image.
+    """
+
+    parameters: int
+    module_flops: int
+    attention_flops: int
+
+    @property
+    def flops(self) -> int:
+        """All multiply-adds for one image."""
+        return self.module_flops + self.attention_flops
+
+
+def count_complexity(
+    config: str | Path,
+    shape: Sequence[int] | None = None,
+    cfg_options: dict | None = None,
+) -> dict[str, Complexity]:
+    """Count parameters and multiply-adds of a config's model on one image, on the CPU.
+
+    Layers are counted by mmengine. Both products of clustered attention are counted for the
+    clusters' exact sizes. What is in use in training only (auxiliary heads) has parameters and
+    no multiply-adds. RoI heads are counted as mmdet's own counter does: 1000 proposals for
+    each box head, 100 for each mask head.
+
+    Args:
+        config: Path of the config file of a detector, segmenter or classifier.
+        shape: Height and width of the image in pixels, at least 32. Defaults to the paper's:
+            800x1280 for detectors, 512x2048 for segmenters, 224x224 for classifiers.
+        cfg_options: Values by dotted key that override the config's.
+
+    Returns:
+        The complexity of each part, in the order of the model: ``stem``, ``stage 1`` to
+        ``stage 4`` (each with the down-sampling before it), ``out_norms``, ``neck``, heads by
+        their names, and ``other``: what is called past modules, as mmseg calls its decode
+        heads and so the resizing between their layers.
+
+    Raises:
+        ValueError: If the config has no model, or ``shape`` is too small, or missing for a
+            config of no toolbox.
+    """
+    cfg = load_config(config, cfg_options=cfg_options)
+    scope = cfg.get('default_scope')
+    if 'model' not in cfg:
+        raise ValueError(f'config must have a model, but {config} has none')
+    if shape is None and scope not in PAPER_SHAPES:
+        raise ValueError(
+            f'shape must be given unless default_scope is one of {", ".join(PAPER_SHAPES)}, '
+            f'got a config of {scope}'
+        )
+    shape = shape or PAPER_SHAPES[scope]
+    if len(shape) != 2 or min(shape) < 32:
+        raise ValueError(f'shape must be a height and a width of at least 32, got {tuple(shape)}')
+
+    with DefaultScope.overwrite_default_scope(scope):
+        model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
+    for module in model.modules():
+        if isinstance(module, SECA):
+            # The only backend that writes the products out, where the counter sees them.
+            module.backend = 'reference'
+    if hasattr(model, 'roi_head'):
+        model.forward = partial(_forward_two_stage, model)
+
+    parameters: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        parameters[_part(name)] += parameter.numel()
+    module_flops, attention_flops = _count_flops(model, torch.zeros(1, 3, *shape))
+    return {
+        part: Complexity(parameters[part], module_flops[part], attention_flops[part])
+        for part in sorted(parameters | module_flops | attention_flops, key=_rank)
+    }
+
+
+def total(parts: dict[str, Complexity]) -> Complexity:
+    """Sum of all parts."""
+    return Complexity(*map(sum, zip(*parts.values(), strict=True)))
+
+
+def complexity_table(parts: dict[str, Complexity]) -> str:
+    """Write parts and their sum as a Markdown table, in millions and 10^9 multiply-adds."""
+    lines = [
+        '| part | parameters (M) | FLOPs of modules (G) | of attention (G) | together (G) |',
+        '|---|---|---|---|---|',
+    ]
+    for part, c in {**parts, 'total': total(parts)}.items():
+        lines.append(
+            f'| {part} | {c.parameters / 1e6:.2f} | {c.module_flops / 1e9:.2f} '
+            f'| {c.attention_flops / 1e9:.2f} | {c.flops / 1e9:.2f} |'
+        )
+    return '\n'.join(lines)
+
+
+@torch.no_grad()
+def _count_flops(model: nn.Module, image: Tensor) -> tuple[Counter[str], Counter[str]]:
+    """Multiply-adds of modules and of attention by part."""
+    analyzer = FlopAnalyzer(model, (image,)).unsupported_ops_warnings(False)
+    analyzer.uncalled_modules_warnings(False)
+    analyzer.set_op_handle('aten::scaled_dot_product_attention', _attention_flops)
+    counts = analyzer.by_module_and_operator()
+    of_modules: Counter[str] = Counter()
+    of_attention: Counter[str] = Counter()
+    for name in counts:
+        # A module's count has its children's in it.
+        own = Counter(counts[name])
+        for child, _ in model.get_submodule(name).named_children():
+            own.subtract(counts.get(f'{name}.{child}' if name else child, {}))
+        for operator, flops in own.items():
+            of = of_attention if operator in ATTENTION_OPERATORS else of_modules
+            of[_part(name)] += int(flops)
+    return +of_modules, +of_attention
+
+
+def _attention_flops(inputs: list[Any], outputs: list[Any]) -> int:
+    q, k, v = (value.type().sizes() for value in inputs[:3])
+    return math.prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
+
+
+def _forward_two_stage(detector: nn.Module, images: Tensor) -> list:
+    """Run every head on a fixed number of RoIs, however many proposals random weights leave.
+
+    Pooling has no multiply-adds that are counted, so that pooled maps need only have their
+    shape.
+    """
+    feats = detector.extract_feat(images)
+    outs = [detector.rpn_head(feats)]
+    for kind, num_rois in NUM_ROIS.items():
+        if not getattr(detector.roi_head, f'with_{kind}'):
+            continue
+        heads = getattr(detector.roi_head, f'{kind}_head')
+        extractors = getattr(detector.roi_head, f'{kind}_roi_extractor')
+        if not isinstance(heads, nn.ModuleList):
+            heads, extractors = [heads], [extractors]
+        for head, extractor in zip(heads, extractors, strict=True):
+            size = extractor.roi_layers[0].output_size
+            outs.append(head(images.new_zeros(num_rois, extractor.out_channels, *size)))
+    return outs
+
+
+def _part(name: str) -> str:
+    """Part of the model that a module or parameter belongs to."""
+    match name.split('.'):
+        case ['backbone', ('stem' | 'out_norms') as part, *_]:
+            return part
+        case ['backbone', 'stages', i, *_]:
+            return f'stage {int(i) + 1}'
+        case ['backbone', 'downsamples', i, *_]:
+            return f'stage {int(i) + 2}'
+        case ['roi_head', head, *_]:
+            return head
+        case ['']:
+            return 'other'
+        case [part, *_]:
+            return part
+
+
+def _rank(part: str) -> int:
+    """Place of a part in the model; heads come last, in no particular order."""
+    parts = ['stem', 'backbone', *(f'stage {i}' for i in range(1, 5)), 'out_norms', 'neck']
+    return parts.index(part) if part in parts else len(parts)

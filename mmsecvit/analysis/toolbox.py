@@ -1,0 +1,25 @@
+"""The installed toolboxes' own tools, run on any config."""
+
+import runpy
+import sys
+from importlib import import_module
+from pathlib import Path
+
+
+def run_toolbox_tool(toolbox: str, tool: str, arguments: list[str]) -> None:
+    """Run a tool that an installed toolbox brings along, as from the command line.
+
+    Args:
+        toolbox: ``mmdet``, ``mmseg`` or ``mmpretrain``.
+        tool: Path of the tool in the toolbox's ``tools`` folder.
+        arguments: What follows the tool's name on the command line.
+
+    Raises:
+        FileNotFoundError: If the installed toolbox has no such tool.
+    """
+    # By the import name: of the two distributions of each toolbox, mmengine finds one only.
+    path = Path(import_module(toolbox).__file__).parent / '.mim' / 'tools' / tool
+    if not path.is_file():
+        raise FileNotFoundError(f'the installed {toolbox} must bring {tool}, but {path} is absent')
+    sys.argv = [str(path), *arguments]
+    runpy.run_path(str(path), run_name='__main__')

@@ -1,0 +1,135 @@
+from pathlib import Path
+
+import pytest
+
+from mmsecvit.analysis import Complexity, complexity_table, count_complexity, total
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+DIMS, DEPTHS, HEADS, CLUSTERS = (16, 16, 32, 32), (1, 2, 1, 1), (1, 2, 2, 4), (32, 8, 2, 1)
+CLASSIFIER = f"""
+default_scope = 'mmpretrain'
+custom_imports = dict(imports=['mmsecvit'])
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(
+        type='SecViT',
+        arch=dict(embed_dims={DIMS}, depths={DEPTHS}, num_heads={HEADS}),
+        variant='released',
+        out_indices=(3,),
+        out_norm=True,
+    ),
+    neck=dict(type='SecViTNeck', in_channels=32, out_channels=64),
+    head=dict(type='LinearClsHead', num_classes=10, in_channels=64),
+)
+"""
+TRANSFORMER = """
+default_scope = 'mmpretrain'
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(
+        type='VisionTransformer',
+        arch=dict(embed_dims=16, num_layers=3, num_heads=2, feedforward_channels=32),
+        img_size=64,
+        patch_size=16,
+    ),
+    head=dict(type='VisionTransformerClsHead', num_classes=10, in_channels=16),
+)
+"""
+
+
+def write(tmp_path, text):
+    path = tmp_path / 'config.py'
+    path.write_text(text)
+    return path
+
+
+def cluster_sizes(length, n):
+    """Sizes that differ by at most one."""
+    return [length // n + (i < length % n) for i in range(n)]
+
+
+def test_counts_are_those_of_the_closed_form(tmp_path):
+    # 468, 117, 35 and 12 tokens: in three stages the clusters cannot be equal.
+    parts = count_complexity(write(tmp_path, CLASSIFIER), (72, 104))
+    half = 36 * 52 * 8
+    tokens = [18 * 26, 9 * 13, 5 * 7, 3 * 4]
+    # Convolutions, and batch norm as a factor and a summand.
+    convs = half * 9 * (3 + 8 + 8) + tokens[0] * 16 * 9 * 8
+    assert parts['stem'].module_flops == convs + 2 * (3 * half + tokens[0] * 16)
+    for i, (c, length) in enumerate(zip(DIMS, tokens, strict=True)):
+        cpe, lce, norms = 9 * c, 25 * c, 2 * 5 * c
+        linear = (3 + 1 + 3 + 3) * c * c
+        ffn_conv = 9 * 3 * c
+        expected = DEPTHS[i] * length * (cpe + lce + norms + linear + ffn_conv)
+        if i > 0:
+            expected += length * c * (9 * DIMS[i - 1] + 2)
+        squares = sum(size**2 for size in cluster_sizes(length, CLUSTERS[i]))
+        part = parts[f'stage {i + 1}']
+        assert part.module_flops == expected
+        assert part.attention_flops == DEPTHS[i] * 2 * squares * c
+    assert parts['out_norms'].module_flops == 5 * 32 * 12
+    assert parts['neck'].module_flops == 12 * 64 * (32 + 2)
+    assert parts['head'] == Complexity(64 * 10 + 10, 64 * 10, 0)
+    assert list(parts)[-4:] == ['stage 4', 'out_norms', 'neck', 'head']
+
+
+def test_fused_attention_of_other_networks_is_counted(tmp_path):
+    parts = count_complexity(write(tmp_path, TRANSFORMER), (64, 64))
+    tokens = 4 * 4 + 1
+    assert parts['backbone'].attention_flops == 3 * 2 * tokens**2 * 16
+    linear = tokens * (3 + 1 + 2 + 2) * 16 * 16 * 3
+    norms = tokens * 16 * 5 * (2 * 3 + 1)
+    assert parts['backbone'].module_flops == 16 * 3 * 16 * 16 * 16 + linear + norms
+
+
+def test_secvit_t(tmp_path):
+    options = {
+        'model.backbone': dict(_delete_=True, type='SecViT', arch='tiny', variant='released'),
+        'model.neck': dict(in_channels=512, out_channels=1024),
+        'model.head': dict(in_channels=1024, num_classes=1000),
+    }
+    whole = total(count_complexity(write(tmp_path, CLASSIFIER), cfg_options=options))
+    # Table 8 has 15 M and 2.5 G, which leave out attention's products.
+    assert whole.parameters / 1e6 == pytest.approx(14.98, abs=0.005)
+    assert whole.module_flops / 1e9 == pytest.approx(2.51, abs=0.005)
+    assert whole.flops / 1e9 == pytest.approx(2.72, abs=0.005)
+
+
+def test_roi_heads_see_a_thousand_boxes_and_a_hundred_masks():
+    parts = count_complexity(CONFIGS / 'mask_rcnn_secvit_digits.py', (64, 96))
+    box = 7 * 7 * 48 * 256 + 256 * 256 + 256 * (11 + 4)
+    assert parts['bbox_head'].module_flops == 1000 * box
+    mask = 14 * 14 * 48 * (2 * 9 * 48 + 4 * 48) + 28 * 28 * 48
+    assert parts['mask_head'].module_flops == 100 * mask
+    assert list(parts)[-4:] == ['neck', 'rpn_head', 'bbox_head', 'mask_head']
+
+
+def test_table():
+    parts = dict(stem=Complexity(40_000, 300_000_000, 0), head=Complexity(10, 20, 5_000_000))
+    assert complexity_table(parts).splitlines()[2:] == [
+        '| stem | 0.04 | 0.30 | 0.00 | 0.30 |',
+        '| head | 0.00 | 0.00 | 0.01 | 0.01 |',
+        '| total | 0.04 | 0.30 | 0.01 | 0.31 |',
+    ]
+
+
+@pytest.mark.parametrize(
+    ('text', 'shape', 'message'),
+    [
+        ('default_scope = "mmdet"', None, 'config must have a model, but .*config.py has none'),
+        (
+            CLASSIFIER,
+            (31, 64),
+            r'shape must be a height and a width of at least 32, got \(31, 64\)',
+        ),
+        (CLASSIFIER, (64,), r'shape must be a height and a width of at least 32, got \(64,\)'),
+        (
+            CLASSIFIER.replace('default_scope', 'scope'),
+            None,
+            'shape must be given unless default_scope is one of mmdet, mmseg, mmpretrain',
+        ),
+    ],
+)
+def test_bad_arguments_are_named(tmp_path, text, shape, message):
+    with pytest.raises(ValueError, match=message):
+        count_complexity(write(tmp_path, text), shape)

@@ -1,0 +1,81 @@
+import runpy
+import sys
+
+import pytest
+from mmengine.config import Config
+from PIL import Image
+
+from .conftest import CONFIG
+
+TOOLS = CONFIG.parents[1] / 'tools' / 'analysis'
+CLASSIFIER = """
+default_scope = 'mmpretrain'
+custom_imports = dict(imports=['mmsecvit'])
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(
+        type='SecViT',
+        arch=dict(embed_dims=(16, 16, 32, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 4)),
+    ),
+    neck=dict(type='SecViTNeck', in_channels=32, out_channels=64),
+    head=dict(type='LinearClsHead', num_classes=10, in_channels=64),
+)
+"""
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Run a tool as from the command line."""
+
+    def run(tool, *arguments):
+        monkeypatch.setattr(sys, 'argv', [tool, *map(str, arguments)])
+        runpy.run_path(str(TOOLS / tool), run_name='__main__')
+
+    return run
+
+
+def test_get_flops(tmp_path, run, capsys):
+    config = tmp_path / 'config.py'
+    config.write_text(CLASSIFIER)
+    run('get_flops.py', config, '--shape', 64, 96, '--cfg-options', 'model.head.num_classes=20000')
+    head, whole = capsys.readouterr().out.splitlines()[-2:]
+    # 64 x 20000 weights and 20000 biases.
+    assert head == '| head | 1.30 | 0.00 | 0.00 | 0.00 |'
+    assert whole.startswith('| total | 1.3')
+    with pytest.raises(SystemExit) as refused:
+        run('get_flops.py', config, '--shape', 64, 16)
+    assert refused.value.code == ('shape must be a height and a width of at least 32, got (64, 16)')
+
+
+def test_compare_with_paper(tmp_path, run):
+    (tmp_path / 'secvit_t_in1k.py').write_text(CLASSIFIER)
+    out = tmp_path / 'docs' / 'tables.md'
+    run('compare_with_paper.py', '--configs', tmp_path, '--out', out)
+    lines = [line for line in out.read_text().splitlines() if '_secvit_' in line or '_in1k' in line]
+    assert len(lines) == 8 + 4 + 8 + 7
+    (ours,) = (line for line in lines if 'no config yet' not in line)
+    assert ours.startswith('| secvit_t_in1k | 224x224 | 0.')
+    assert ours.endswith('| not explained |')
+
+
+def test_print_config(run, capsys):
+    run('print_config.py', CONFIG, '--cfg-options', 'randomness.seed=7')
+    expected = Config.fromfile(CONFIG)
+    expected.merge_from_dict({'randomness.seed': 7})
+    assert capsys.readouterr().out == f'Config:\n{expected.pretty_text}\n'
+
+
+def test_browse_dataset(tmp_path, run, digits):
+    run(
+        'browse_dataset.py',
+        CONFIG,
+        '--not-show',
+        '--output-dir',
+        tmp_path,
+        '--cfg-options',
+        f'train_dataloader.dataset.data_root={digits}',
+    )
+    pictures = list(tmp_path.glob('*.png'))
+    assert len(pictures) == 16
+    with Image.open(pictures[0]) as picture:
+        assert picture.size == (128, 128)

@@ -1,0 +1,37 @@
+"""Count parameters and FLOPs (multiply-adds) of a config's model, part by part."""
+
+import argparse
+import sys
+
+from mmengine.config import DictAction
+
+from mmsecvit.analysis import complexity_table, count_complexity
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs=2,
+        metavar=('H', 'W'),
+        help="height and width of the image (default: the paper's, 800 1280 for detectors, "
+        '512 2048 for segmenters, 224 224 for classifiers)',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override values of the config, e.g. model.backbone.arch=small',
+    )
+    args = parser.parse_args()
+    try:
+        print(complexity_table(count_complexity(args.config, args.shape, args.cfg_options)))
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == '__main__':
+    main()

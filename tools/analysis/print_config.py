@@ -1,0 +1,11 @@
+"""Print a config with all that it inherits: mmdet's own tool, which serves every toolbox's configs.
+
+mmseg's leaves files behind, and mmpretrain's breaks lines at the width of the terminal.
+"""
+
+import sys
+
+from mmsecvit.analysis import run_toolbox_tool
+
+if __name__ == '__main__':
+    run_toolbox_tool('mmdet', 'misc/print_config.py', sys.argv[1:])
