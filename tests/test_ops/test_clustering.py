@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
-from mmsecvit.ops import cluster_bounds, semantic_order
+from mmsecvit.ops import cluster_bounds, kmeans_order, semantic_order
 from mmsecvit.ops.clustering import invert_order, permute_tokens
 
 
@@ -102,3 +102,22 @@ def test_gradients_of_permuting_are_right_to_the_second_order():
     inverse = invert_order(order)
     assert gradcheck(lambda t: permute_tokens(t, order, inverse), x)
     assert gradgradcheck(lambda t: permute_tokens(t, order, inverse).square(), x)
+
+
+def test_kmeans_finds_groups_of_equal_size():
+    # Four directions, thirty keys around each, shuffled; lengths play no part.
+    directions = torch.eye(4).repeat_interleave(30, 0) + 0.1 * torch.randn(120, 4)
+    group = torch.arange(4).repeat_interleave(30)
+    shuffle = torch.randperm(120)
+    k = (directions * torch.rand(120, 1).add(0.1))[shuffle].expand(2, 3, 120, 4)
+    order = kmeans_order(k, 4)
+    for found in group[shuffle][order].unflatten(-1, (4, 30)).flatten(0, 2):
+        assert (found == found[0]).all()
+
+
+@pytest.mark.parametrize('num_clusters', [1, 3, 7, 50])
+def test_kmeans_order_is_a_permutation_and_deterministic(num_clusters):
+    k = torch.randn(2, 3, 40, 8)
+    order = kmeans_order(k, num_clusters)
+    assert torch.equal(order.sort(-1).values, torch.arange(40).expand(2, 3, 40))
+    assert torch.equal(kmeans_order(k[1:], num_clusters), order[1:])
