@@ -7,5 +7,14 @@ dependencies.check()
 
 from .backbones import SECFasterViT, SECSwin, SecViT  # noqa: E402
 from .heads import SecViTNeck  # noqa: E402
+from .models import get_model, list_models  # noqa: E402
 
-__all__ = ['SECFasterViT', 'SECSwin', 'SecViT', 'SecViTNeck', '__version__']
+__all__ = [
+    'SECFasterViT',
+    'SECSwin',
+    'SecViT',
+    'SecViTNeck',
+    '__version__',
+    'get_model',
+    'list_models',
+]
