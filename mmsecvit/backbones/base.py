@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -169,4 +170,5 @@ def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
     """
     if not 0 <= rate < 1:
         raise ValueError(f'drop_path_rate must be in [0, 1), got {rate}')
-    return [part.tolist() for part in torch.linspace(0, rate, sum(depths)).split(list(depths))]
+    rates = iter(np.linspace(0, rate, sum(depths)).tolist())
+    return [[next(rates) for _ in range(depth)] for depth in depths]

@@ -32,9 +32,9 @@ def semantic_order(k: Tensor) -> Tensor:
 def kmeans_order(k: Tensor, num_clusters: int, iterations: int = 10) -> Tensor:
     """Order the tokens of each head by k-means clusters: the rival of Figure 1.
 
-    The clusters of :func:`semantic_order` are refined by Lloyd's iterations on the cosine
-    similarity to each centre. Cut into equal parts, what is too many in one cluster goes to the
-    next, whose centre was similar at the start. Decided in float32, without gradient, as there.
+    Lloyd's iterations on the cosine similarity to each centre, from tokens that lie evenly
+    spaced in raster order. Cut into equal parts, what is too many in one cluster goes to the
+    next. Decided in float32 and without gradient, as :func:`semantic_order` is.
 
     Args:
         k: Keys, (B, heads, L, d), any floating dtype.
@@ -44,17 +44,14 @@ def kmeans_order(k: Tensor, num_clusters: int, iterations: int = 10) -> Tensor:
     Returns:
         Token indices by cluster, in each cluster in raster order, (B, heads, L), int64.
     """
-    order = semantic_order(k)
-    bounds = cluster_bounds(k.shape[-2], num_clusters)
-    sizes = torch.tensor(bounds, device=k.device).diff()
+    seeds = cluster_bounds(k.shape[-2], num_clusters)[:-1]
     with torch.no_grad(), torch.autocast(k.device.type, enabled=False):
         k = F.normalize(k.float(), dim=-1)
-        of_rank = torch.arange(len(sizes), device=k.device).repeat_interleave(sizes)
-        labels = torch.zeros_like(order).scatter_(-1, order, of_rank.expand_as(order))
+        centers = k[..., seeds, :]
         for _ in range(iterations):
-            members = F.one_hot(labels, len(sizes)).to(k.dtype)
-            centers = F.normalize(members.transpose(-2, -1) @ k, dim=-1)
             labels = (k @ centers.transpose(-2, -1)).argmax(dim=-1)
+            members = F.one_hot(labels, len(seeds)).to(k.dtype)
+            centers = F.normalize(members.transpose(-2, -1) @ k, dim=-1)
         return labels.argsort(dim=-1, stable=True)
 
 

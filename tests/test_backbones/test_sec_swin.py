@@ -2,6 +2,7 @@ import logging
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
@@ -38,15 +39,12 @@ def test_weights_of_swin_load_but_for_the_position_bias(arch):
     assert unused == [key for key in weights if '.relative_position_' in key]
 
 
-def test_a_checkpoint_of_swin_is_taken_and_the_difference_reported(tmp_path, caplog):
+def test_a_checkpoint_of_swin_is_taken_and_the_difference_reported(tmp_path, caplog, monkeypatch):
     path = tmp_path / 'swin.pth'
     weights = swin('tiny').state_dict()
     torch.save({'state_dict': {f'backbone.{k}': v for k, v in weights.items()}}, path)
     backbone = SECSwin('tiny', init_cfg=dict(type='Pretrained', checkpoint=str(path)))
-    from mmengine.logging import MMLogger
-
-    logger = MMLogger.get_instance('sec_swin')
-    logger.propagate = True
+    monkeypatch.setattr(MMLogger.get_current_instance(), 'propagate', True)
     with caplog.at_level(logging.INFO):
         backbone.init_weights()
     state = backbone.state_dict()

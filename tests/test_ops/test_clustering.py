@@ -105,14 +105,14 @@ def test_gradients_of_permuting_are_right_to_the_second_order():
 
 
 def test_kmeans_finds_groups_of_equal_size():
-    # Four directions, thirty keys around each, shuffled; lengths play no part.
-    directions = torch.eye(4).repeat_interleave(30, 0) + 0.1 * torch.randn(120, 4)
-    group = torch.arange(4).repeat_interleave(30)
-    shuffle = torch.randperm(120)
-    k = (directions * torch.rand(120, 1).add(0.1))[shuffle].expand(2, 3, 120, 4)
-    order = kmeans_order(k, 4)
-    for found in group[shuffle][order].unflatten(-1, (4, 30)).flatten(0, 2):
-        assert (found == found[0]).all()
+    # Thirty keys around each of four directions, dispersed so that the first of each quarter, where
+    # centres start, are of different groups. The keys' lengths play no part.
+    group = (torch.arange(120) + torch.arange(120) // 30) % 4
+    assert group.bincount().tolist() == [30] * 4
+    directions = torch.eye(4)[group] + 0.1 * torch.randn(120, 4)
+    k = (directions * torch.rand(120, 1).add(0.1)).expand(2, 3, 120, 4)
+    found = group[kmeans_order(k, 4)].unflatten(-1, (4, 30))
+    assert torch.equal(found, found[..., :1].expand_as(found))
 
 
 @pytest.mark.parametrize('num_clusters', [1, 3, 7, 50])
