@@ -4,6 +4,7 @@ _base_ = './secvit_t_cifar10.py'
 model = dict(
     backbone=dict(
         arch=dict(
+            _delete_=True,
             embed_dims=[32, 64, 128, 192],
             depths=[1, 1, 3, 1],
             num_heads=[2, 4, 8, 12],

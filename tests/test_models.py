@@ -14,23 +14,11 @@ def test_all_networks_of_table_8_are_listed():
     assert len(list_models()) == 8
 
 
-# Table 8; SEC-Swin's 28.27 and 49.56 are written as Swin's own 28.29 and 49.61 are, rounded up.
-@pytest.mark.parametrize(
-    ('name', 'params'),
-    [
-        ('secvit_t', 15),
-        ('secvit_s', 27),
-        ('secvit_b', 55),
-        ('secvit_l', 96),
-        ('sec_swin_t', 28),
-        ('sec_swin_s', 50),
-        ('sec_fastervit_0', 25),
-        ('sec_fastervit_1', 41),
-    ],
-)
+# Table 8. tests/test_configs holds the others' configs against the same table of networks.
+@pytest.mark.parametrize(('name', 'params'), [('secvit_t', 15), ('sec_fastervit_0', 25)])
 def test_parameters_of_table_8(name, params):
-    with torch.device('meta'):
-        model = get_model(name)
+    model = get_model(name)
+    assert not model.training
     assert round(sum(p.numel() for p in model.parameters()) / 1e6) == params
 
 

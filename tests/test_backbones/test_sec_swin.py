@@ -44,7 +44,7 @@ def test_a_checkpoint_of_swin_is_taken_and_the_difference_reported(tmp_path, cap
     weights = swin('tiny').state_dict()
     torch.save({'state_dict': {f'backbone.{k}': v for k, v in weights.items()}}, path)
     backbone = SECSwin('tiny', init_cfg=dict(type='Pretrained', checkpoint=str(path)))
-    monkeypatch.setattr(MMLogger.get_current_instance(), 'propagate', True)
+    monkeypatch.setattr(MMLogger.get_current_instance(), 'handlers', [caplog.handler])
     with caplog.at_level(logging.INFO):
         backbone.init_weights()
     state = backbone.state_dict()
