@@ -5,7 +5,16 @@ from .version import __version__
 
 dependencies.check()
 
-from .backbones import SecViT  # noqa: E402
+from .backbones import SECFasterViT, SECSwin, SecViT  # noqa: E402
 from .heads import SecViTNeck  # noqa: E402
+from .models import get_model, list_models  # noqa: E402
 
-__all__ = ['SecViT', 'SecViTNeck', '__version__']
+__all__ = [
+    'SECFasterViT',
+    'SECSwin',
+    'SecViT',
+    'SecViTNeck',
+    '__version__',
+    'get_model',
+    'list_models',
+]

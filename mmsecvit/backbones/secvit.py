@@ -8,11 +8,20 @@ from mmcv.cnn.bricks.scale import LayerScale
 from mmengine.model import BaseModule, ModuleList
 from mmengine.registry import MODELS
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
-from ..checkpoints import load_backbone_weights
-from ..layers import FFN, SECA, DepthwiseConv2d, conv_stem, downsampling, rotary_tables
+from ..layers import (
+    FFN,
+    SECA,
+    CrossShapedAttention,
+    DepthwiseConv2d,
+    KMeansAttention,
+    WindowAttention,
+    conv_stem,
+    downsampling,
+    patch_stem,
+    rotary_tables,
+)
+from .base import PyramidBackbone, drop_path_rates, find_arch
 
 # Table 8. `layer_scale`: which stages of the released network have it (the paper has none).
 ARCHITECTURES = {
@@ -43,7 +52,6 @@ ARCHITECTURES = {
         layer_scale=(False, False, True, True),
     ),
 }
-SHORT_NAMES = dict(t='tiny', s='small', b='base', l='large')
 ARCH_DEFAULTS = dict(ffn_ratio=3, drop_path_rate=0.0, layer_scale=(False,) * 4)
 
 # Where the paper's text and the network that its authors released differ.
@@ -53,36 +61,41 @@ VARIANTS = {
 }
 
 
+# What stands in for semantic clusters in Table 6 and Figure 1. Windows have Swin's size, stripes
+# have CSWin's widths in the four stages.
+ATTENTIONS = ('sec', 'window', 'cswin', 'kmeans')
+WINDOW = 7
+STRIPES = (1, 2, 7, 7)
+
+
 class SecViTBlock(BaseModule):
-    """Position encoding, clustered attention and feed-forward network (Eq. 1).
+    """Position encoding, attention and feed-forward network (Eq. 1).
 
     Args:
         embed_dims: Number of channels.
-        num_heads: Number of heads.
-        num_clusters: Number of clusters in each head.
+        attn: Attention of tokens on their grid, such as :class:`mmsecvit.layers.SECA`.
         feedforward_channels: Number of hidden channels of the feed-forward network.
         drop_path_rate: Probability to drop a residual branch of a sample in training.
+        cpe: Whether the block begins with the convolutional position encoding.
         ffn_conv: Whether the feed-forward network has a depth-wise convolution.
         layer_scale: Whether a learnt factor for each channel, 1e-6 at first, is on both
             branches.
-        attention_backend: Backend of :func:`mmsecvit.ops.sec_attention`.
     """
 
     def __init__(
         self,
         embed_dims: int,
-        num_heads: int,
-        num_clusters: int,
+        attn: nn.Module,
         feedforward_channels: int,
         drop_path_rate: float = 0.0,
+        cpe: bool = True,
         ffn_conv: bool = False,
         layer_scale: bool = False,
-        attention_backend: str = 'auto',
     ) -> None:
         super().__init__()
-        self.cpe = DepthwiseConv2d(embed_dims, kernel_size=3)
+        self.cpe = DepthwiseConv2d(embed_dims, kernel_size=3) if cpe else None
         self.norm1 = nn.LayerNorm(embed_dims, eps=1e-6)
-        self.attn = SECA(embed_dims, num_heads, num_clusters, attention_backend)
+        self.attn = attn
         self.norm2 = nn.LayerNorm(embed_dims, eps=1e-6)
         self.ffn = FFN(embed_dims, feedforward_channels, ffn_conv)
         self.scale1 = LayerScale(embed_dims, scale=1e-6) if layer_scale else nn.Identity()
@@ -91,13 +104,14 @@ class SecViTBlock(BaseModule):
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C); ``rotary`` as in :class:`SECA`."""
-        x = x + self.cpe(x)
+        if self.cpe is not None:
+            x = x + self.cpe(x)
         x = x + self.drop_path(self.scale1(self.attn(self.norm1(x), rotary)))
         return x + self.drop_path(self.scale2(self.ffn(self.norm2(x))))
 
 
 @MODELS.register_module()
-class SecViT(BaseModule):
+class SecViT(PyramidBackbone):
     """SecViT backbone (Section 3, Appendix A and Table 8 of "Semantic Equitable Clustering").
 
     Args:
@@ -134,6 +148,14 @@ class SecViT(BaseModule):
         with_cp: Whether blocks are recomputed in the backward pass, which costs time and saves
             memory. Defaults to False.
         attention_backend: Backend of :func:`mmsecvit.ops.sec_attention`. Defaults to ``auto``.
+        attention: Who attends to whom: ``sec``, semantic clusters; ``kmeans``, as many clusters
+            by k-means, made equal in size (Figure 1); ``window``, Swin's 7x7 windows; ``cswin``,
+            CSWin's cross-shaped windows with stripes of 1, 2, 7 and 7 (Table 6). The last two
+            have no clusters. Defaults to ``sec``.
+        lce: Whether the attention has local context enhancement. Defaults to True.
+        cpe: Whether blocks have the convolutional position encoding. Defaults to True.
+        stem: ``conv``, the convolutional stem, or ``patch``, a 4x4 patch embedding with 2x2
+            down-sampling between stages (Table 6, w/o Conv Stem). Defaults to ``conv``.
         init_cfg: Config of the initialisation. ``dict(type='Pretrained', checkpoint=PATH)``
             loads weights of this package or the authors', and refuses those that do not fit.
             Defaults to None: linear layers from a truncated normal of std 0.02, the others as
@@ -167,32 +189,31 @@ class SecViT(BaseModule):
         norm_eval: bool = False,
         with_cp: bool = False,
         attention_backend: str = 'auto',
+        attention: str = 'sec',
+        lce: bool = True,
+        cpe: bool = True,
+        stem: str = 'conv',
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        super().__init__(init_cfg or dict(type='TruncNormal', layer='Linear', std=0.02))
+        super().__init__(out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
         arch = _parse_arch(arch)
         if variant not in VARIANTS:
             raise ValueError(f'variant must be one of {", ".join(VARIANTS)}, got {variant!r}')
         features = VARIANTS[variant]
         if not isinstance(num_clusters, Sequence) or len(num_clusters) != 4:
             raise ValueError(f'num_clusters must have four entries, got {num_clusters}')
-        if not out_indices or list(out_indices) != sorted({0, 1, 2, 3} & set(out_indices)):
-            raise ValueError(f'out_indices must be rising stages among 0 to 3, got {out_indices}')
-        if frozen_stages not in range(-1, 5):
-            raise ValueError(f'frozen_stages must be from -1 to 4, got {frozen_stages}')
+        if attention not in ATTENTIONS:
+            raise ValueError(f'attention must be one of {", ".join(ATTENTIONS)}, got {attention!r}')
+        if stem not in ('conv', 'patch'):
+            raise ValueError(f'stem must be conv or patch, got {stem!r}')
         if drop_path_rate is None:
             drop_path_rate = arch['drop_path_rate']
-        if not 0 <= drop_path_rate < 1:
-            raise ValueError(f'drop_path_rate must be in [0, 1), got {drop_path_rate}')
+        rates = drop_path_rates(drop_path_rate, arch['depths'])
         norm_cfg = norm_cfg or dict(type='BN')
 
         self.variant = variant
-        self.out_indices = tuple(out_indices)
-        self.frozen_stages = frozen_stages
-        self.norm_eval = norm_eval
-        self.with_cp = with_cp
-        dims, depths = arch['embed_dims'], arch['depths']
-        head_dims = [c // heads for c, heads in zip(dims, arch['num_heads'], strict=True)]
+        dims, num_heads = arch['embed_dims'], arch['num_heads']
+        head_dims = [c // heads for c, heads in zip(dims, num_heads, strict=True)]
         if features['rotary'] and any(d % 4 for d in head_dims):
             raise ValueError(
                 "arch must have head dimensions that are multiples of 4 for variant 'released', "
@@ -200,133 +221,54 @@ class SecViT(BaseModule):
             )
         self.rotary_dims = head_dims if features['rotary'] else None
 
-        # The rates are needed as numbers even where the network itself is made on the meta device.
-        rates = torch.linspace(0, drop_path_rate, sum(depths), device='cpu')
-        drop_path_rates = rates.split(list(depths))
-        num_stages = max(out_indices) + 1
-        self.stem = conv_stem(dims[0], norm_cfg, features['stem_final_act'])
+        def attention_of(i: int) -> nn.Module:
+            if attention == 'window':
+                return WindowAttention(dims[i], num_heads[i], WINDOW, lce)
+            if attention == 'cswin':
+                return CrossShapedAttention(dims[i], num_heads[i], STRIPES[i], lce)
+            clustered = {'sec': SECA, 'kmeans': KMeansAttention}[attention]
+            return clustered(dims[i], num_heads[i], num_clusters[i], attention_backend, lce)
+
+        if stem == 'conv':
+            self.stem = conv_stem(dims[0], norm_cfg, features['stem_final_act'])
+        else:
+            self.stem = patch_stem(dims[0], norm_cfg)
         self.downsamples = ModuleList(
-            downsampling(dims[i], dims[i + 1], norm_cfg) for i in range(num_stages - 1)
+            downsampling(dims[i], dims[i + 1], norm_cfg, kernel_size=3 if stem == 'conv' else 2)
+            for i in range(self.num_stages - 1)
         )
         self.stages = ModuleList(
             ModuleList(
                 SecViTBlock(
                     dims[i],
-                    arch['num_heads'][i],
-                    num_clusters[i],
+                    attention_of(i),
                     feedforward_channels=int(dims[i] * arch['ffn_ratio']),
-                    drop_path_rate=rate.item(),
+                    drop_path_rate=rate,
+                    cpe=cpe,
                     ffn_conv=features['ffn_conv'],
                     layer_scale=features['layer_scale'] and arch['layer_scale'][i],
-                    attention_backend=attention_backend,
                 )
-                for rate in drop_path_rates[i]
+                for rate in rates[i]
             )
-            for i in range(num_stages)
+            for i in range(self.num_stages)
         )
         self.out_norms = nn.ModuleDict(
             {str(i): nn.LayerNorm(dims[i], eps=1e-6) for i in out_indices if out_norm}
         )
         self._freeze()
 
-    def init_weights(self) -> None:
-        """Initialise the weights, or load them if ``init_cfg`` is of type ``Pretrained``."""
-        init_cfgs = [self.init_cfg] if isinstance(self.init_cfg, dict) else self.init_cfg
-        pretrained = [cfg for cfg in init_cfgs if cfg['type'] == 'Pretrained']
-        if pretrained:
-            if not pretrained[0].get('checkpoint'):
-                raise ValueError(f'init_cfg must name a checkpoint, got {pretrained[0]}')
-            # Pretraining has no output norms, and stages behind out_indices are not built.
-            not_built = range(len(self.stages), 4)
-            optional = (
-                'out_norms.',
-                *(f'stages.{i}.' for i in not_built),
-                *(f'downsamples.{i - 1}.' for i in not_built),
-            )
-            load_backbone_weights(self, pretrained[0]['checkpoint'], optional)
-            self.is_init = True
-        else:
-            super().init_weights()
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute the pyramid.
-
-        Args:
-            x: Images, (B, 3, H, W), floating, H and W at least 32 and otherwise any.
-
-        Returns:
-            A map (B, C_i, ceil(H / 2^(i + 2)), ceil(W / 2^(i + 2))) for each of
-            ``out_indices``.
-
-        Raises:
-            ValueError: If ``x`` has another shape or is not floating.
-        """
-        if x.dim() != 4 or x.shape[1] != 3 or min(x.shape[2:]) < 32 or not x.is_floating_point():
-            raise ValueError(
-                'x must be floating images of the shape (B, 3, H, W) with H and W at least 32, '
-                f'got {x.dtype} of the shape {tuple(x.shape)}'
-            )
-        # Channels lie last throughout: then linear layers, layer norms and the gathering of
-        # tokens need no transposes.
-        x = self.stem(x.contiguous(memory_format=torch.channels_last))
-        outs = []
-        for i, blocks in enumerate(self.stages):
-            if i > 0:
-                x = self.downsamples[i - 1](x)
-            x = self._forward_stage(i, blocks, x.permute(0, 2, 3, 1))
-            if i in self.out_indices:
-                out = self.out_norms[str(i)](x) if self.out_norms else x
-                outs.append(out.permute(0, 3, 1, 2).contiguous())
-            x = x.permute(0, 3, 1, 2)
-        return tuple(outs)
-
-    def _forward_stage(self, i: int, blocks: ModuleList, x: Tensor) -> Tensor:
-        rotary = None
-        if self.rotary_dims is not None:
-            # Angles grow with the position: half precision would blur neighbouring tokens.
-            dtype = torch.promote_types(x.dtype, torch.float32)
-            rotary = rotary_tables(x.shape[1], x.shape[2], self.rotary_dims[i], dtype, x.device)
-        for block in blocks:
-            if self.with_cp and self.training:
-                x = checkpoint(block, x, rotary, use_reentrant=False)
-            else:
-                x = block(x, rotary)
-        return x
-
-    def train(self, mode: bool = True) -> 'SecViT':
-        """Set the mode, but keep what is frozen, and with ``norm_eval`` batch norms, in eval."""
-        super().train(mode)
-        self._freeze()
-        if mode and self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-        return self
-
-    def _freeze(self) -> None:
-        frozen: list[nn.Module] = []
-        if self.frozen_stages >= 0:
-            frozen.append(self.stem)
-        for i in range(min(self.frozen_stages, len(self.stages))):
-            frozen.append(self.stages[i])
-            if i > 0:
-                frozen.append(self.downsamples[i - 1])
-            if str(i) in self.out_norms:
-                frozen.append(self.out_norms[str(i)])
-        for module in frozen:
-            module.eval()
-            module.requires_grad_(False)
+    def block_inputs(self, i: int, x: Tensor) -> tuple:
+        """The rotary tables of the grid, where the variant has them."""
+        if self.rotary_dims is None:
+            return ()
+        # Angles grow with the position: half precision would blur neighbouring tokens.
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        return (rotary_tables(x.shape[1], x.shape[2], self.rotary_dims[i], dtype, x.device),)
 
 
 def _parse_arch(arch: str | dict) -> dict:
-    if isinstance(arch, str):
-        name = SHORT_NAMES.get(arch.lower(), arch.lower())
-        if name not in ARCHITECTURES:
-            raise ValueError(
-                f'arch must be one of {", ".join([*ARCHITECTURES, *SHORT_NAMES])} or a dict, '
-                f'got {arch!r}'
-            )
-        return {**ARCH_DEFAULTS, **ARCHITECTURES[name]}
+    if not isinstance(arch, dict):
+        return {**ARCH_DEFAULTS, **find_arch(arch, ARCHITECTURES)}
     essential = {'embed_dims', 'depths', 'num_heads'}
     if not essential <= set(arch) <= essential | set(ARCH_DEFAULTS):
         raise ValueError(

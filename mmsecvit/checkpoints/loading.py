@@ -143,7 +143,7 @@ def check_fit(
 def load_backbone_weights(
     backbone: nn.Module, path: str | Path, optional: tuple[str, ...] = ()
 ) -> None:
-    """Load a backbone's weights completely, or raise.
+    """Load a backbone's weights completely, but for what is optional, or raise.
 
     The file may be a backbone's, a whole detector's, segmenter's or classifier's (its keys
     beginning with ``backbone.``), or the authors' released one.
@@ -175,7 +175,9 @@ def load_backbone_weights(
             f'checkpoint {path} is not of this {type(backbone).__name__}: {error}; '
             "set the backbone's arch and variant to those of the checkpoint"
         ) from None
-    backbone.load_state_dict(
-        {key: value for key, value in state_dict.items() if key in own}, strict=False
+    missing, unused = backbone.load_state_dict(state_dict, strict=False)
+    print_log(
+        f'Loaded the backbone from {path}; not in the file: {", ".join(missing) or "nothing"}; '
+        f'not used of it: {", ".join(unused) or "nothing"}',
+        logger='current',
     )
-    print_log(f'Loaded the backbone from {path}', logger='current')

@@ -1,16 +1,22 @@
 """Modules that SecViT and its relatives are made of."""
 
-from .attention import SECA
-from .convolution import DepthwiseConv2d, conv_stem, downsampling
+from .attention import SECA, CrossShapedAttention, KMeansAttention, WindowAttention
+from .convolution import DepthwiseConv2d, conv_stem, downsampling, patch_stem
 from .ffn import FFN
+from .position import WindowPosition
 from .rotary import rotary_tables, rotate
 
 __all__ = [
     'FFN',
     'SECA',
+    'CrossShapedAttention',
     'DepthwiseConv2d',
+    'KMeansAttention',
+    'WindowAttention',
+    'WindowPosition',
     'conv_stem',
     'downsampling',
+    'patch_stem',
     'rotary_tables',
     'rotate',
 ]

@@ -1,49 +1,45 @@
-"""Self-attention inside semantic clusters, as a module."""
+"""Self-attention inside groups of tokens, as modules: semantic clusters and their rivals."""
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..ops import sec_attention
+from ..ops import kmeans_order, sec_attention, window_attention
 from ..ops.attention import check_backend
 from .convolution import DepthwiseConv2d
+from .position import WindowBias
 from .rotary import rotate
 
 
-class SECA(nn.Module):
-    """Semantic Equitable Clustering based Self-Attention with local context (Eq. 2-6).
+class GroupedAttention(nn.Module):
+    """What all have in common: projections, rotary embedding and local context (Eq. 6).
 
     Args:
         embed_dims: Number of channels, a multiple of ``num_heads``.
         num_heads: Number of heads.
-        num_clusters: Number of clusters in each head.
-        backend: Backend of :func:`mmsecvit.ops.sec_attention`. Defaults to ``auto``.
+        lce: Whether local context enhancement, a depth-wise convolution of the values, is added.
 
     Raises:
-        ValueError: If ``embed_dims`` is no multiple of ``num_heads``, ``num_clusters`` is below
-            1, or ``backend`` is unknown.
+        ValueError: If ``embed_dims`` is no multiple of ``num_heads``.
     """
 
-    def __init__(
-        self, embed_dims: int, num_heads: int, num_clusters: int, backend: str = 'auto'
-    ) -> None:
+    def __init__(self, embed_dims: int, num_heads: int, lce: bool = True) -> None:
         super().__init__()
         if embed_dims % num_heads:
             raise ValueError(
                 f'embed_dims must be a multiple of num_heads, got {embed_dims} and {num_heads}'
             )
-        if num_clusters < 1:
-            raise ValueError(f'num_clusters must be at least 1, got {num_clusters}')
-        check_backend(backend)
         self.num_heads = num_heads
-        self.num_clusters = num_clusters
-        self.backend = backend
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
-        # Local context enhancement, Eq. 6.
-        self.lce = DepthwiseConv2d(embed_dims, kernel_size=5)
+        self.lce = DepthwiseConv2d(embed_dims, kernel_size=5) if lce else None
         self.proj = nn.Linear(embed_dims, embed_dims)
 
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Attend within groups: (B, heads, H * W, d) three times to the same once."""
+        raise NotImplementedError
+
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Attend within clusters.
+        """Attend within groups.
 
         Args:
             x: Tokens on their grid, (B, H, W, C).
@@ -59,12 +55,116 @@ class SECA(nn.Module):
         )
         if rotary is not None:
             q, k = rotate(q, *rotary), rotate(k, *rotary)
-        out = sec_attention(q, k, v, self.num_clusters, backend=self.backend)
+        out = self.attend(q, k, v, (x.shape[1], x.shape[2]))
         out = rearrange(out, 'b heads (h w) d -> b h w (heads d)', h=x.shape[1])
-        v_map = qkv[..., -x.shape[-1] :]
-        return self.proj(out + self.lce(v_map))
+        if self.lce is not None:
+            out = out + self.lce(qkv[..., -x.shape[-1] :])
+        return self.proj(out)
+
+
+class SECA(GroupedAttention):
+    """Semantic Equitable Clustering based Self-Attention with local context (Eq. 2-6).
+
+    Args:
+        embed_dims: Number of channels, a multiple of ``num_heads``.
+        num_heads: Number of heads.
+        num_clusters: Number of clusters in each head.
+        backend: Backend of :func:`mmsecvit.ops.sec_attention`. Defaults to ``auto``.
+        lce: Whether local context enhancement is added. Defaults to True.
+
+    Raises:
+        ValueError: If ``embed_dims`` is no multiple of ``num_heads``, ``num_clusters`` is below
+            1, or ``backend`` is unknown.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        num_clusters: int,
+        backend: str = 'auto',
+        lce: bool = True,
+    ) -> None:
+        super().__init__(embed_dims, num_heads, lce)
+        if num_clusters < 1:
+            raise ValueError(f'num_clusters must be at least 1, got {num_clusters}')
+        check_backend(backend)
+        self.num_clusters = num_clusters
+        self.backend = backend
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
+        return sec_attention(q, k, v, self.num_clusters, backend=self.backend)
 
     def extra_repr(self) -> str:
         return (
             f'num_heads={self.num_heads}, num_clusters={self.num_clusters}, backend={self.backend}'
+        )
+
+
+class KMeansAttention(SECA):
+    """SECA whose clusters come from k-means, made equal in size (Figure 1); same arguments."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
+        order = kmeans_order(k, self.num_clusters)
+        return sec_attention(q, k, v, self.num_clusters, order=order, backend=self.backend)
+
+
+class WindowAttention(GroupedAttention):
+    """Self-attention inside square windows of the grid, as in Swin but without shift.
+
+    Args:
+        embed_dims: Number of channels, a multiple of ``num_heads``.
+        num_heads: Number of heads.
+        window: Largest side of a window. Defaults to 7.
+        lce: Whether local context enhancement is added. Defaults to True.
+        position_bias: Whether a :class:`WindowBias` is added to the products of queries and
+            keys. Defaults to False.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        window: int = 7,
+        lce: bool = True,
+        position_bias: bool = False,
+    ) -> None:
+        super().__init__(embed_dims, num_heads, lce)
+        self.window = window
+        self.position_bias = WindowBias(num_heads, window) if position_bias else None
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
+        bias = self.position_bias() if self.position_bias is not None else None
+        return window_attention(q, k, v, grid, (self.window, self.window), bias=bias)
+
+
+class CrossShapedAttention(GroupedAttention):
+    """Self-attention inside stripes: CSWin's cross-shaped windows (Table 6, CSWSA).
+
+    Half of the heads attend inside horizontal stripes, the other half inside vertical ones.
+
+    Args:
+        embed_dims: Number of channels, a multiple of ``num_heads``.
+        num_heads: Number of heads, even.
+        stripe: Largest width of a stripe.
+        lce: Whether local context enhancement is added. Defaults to True.
+
+    Raises:
+        ValueError: If ``num_heads`` is odd.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int, stripe: int, lce: bool = True) -> None:
+        super().__init__(embed_dims, num_heads, lce)
+        if num_heads % 2:
+            raise ValueError(f'num_heads must be even for cross-shaped windows, got {num_heads}')
+        self.stripe = stripe
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
+        horizontal, vertical = zip(*(x.chunk(2, dim=1) for x in (q, k, v)), strict=True)
+        return torch.cat(
+            [
+                window_attention(*horizontal, grid, (self.stripe, grid[1])),
+                window_attention(*vertical, grid, (grid[0], self.stripe)),
+            ],
+            dim=1,
         )

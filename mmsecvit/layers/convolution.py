@@ -3,6 +3,7 @@
 from collections import OrderedDict
 
 from mmcv.cnn import build_norm_layer
+from mmcv.cnn.bricks.transformer import AdaptivePadding
 from torch import Tensor, nn
 
 
@@ -49,20 +50,46 @@ def conv_stem(embed_dims: int, norm_cfg: dict, final_act: bool = True) -> nn.Seq
     return nn.Sequential(*(layers if final_act else layers[:-1]))
 
 
-def downsampling(in_channels: int, out_channels: int, norm_cfg: dict) -> nn.Sequential:
-    """3x3 convolution with stride 2 between two stages, and its normalisation (Appendix A).
+def patch_stem(embed_dims: int, norm_cfg: dict) -> nn.Sequential:
+    """One 4x4 convolution with stride 4 instead of the convolutional stem (Table 6).
+
+    Args:
+        embed_dims: Number of channels that come out.
+        norm_cfg: Config of the normalisation.
+
+    Returns:
+        A module from (B, 3, H, W) to (B, embed_dims, ceil(H / 4), ceil(W / 4)).
+    """
+    return _strided_convolution(3, embed_dims, 4, 4, norm_cfg)
+
+
+def downsampling(
+    in_channels: int, out_channels: int, norm_cfg: dict, kernel_size: int = 3
+) -> nn.Sequential:
+    """Convolution with stride 2 between two stages, and its normalisation (Appendix A).
 
     Args:
         in_channels: Number of channels of the earlier stage.
         out_channels: Number of channels of the later stage.
         norm_cfg: Config of the normalisation.
+        kernel_size: Side of the kernel, 3 or 2. Defaults to 3, which is the paper's; 2 goes
+            with :func:`patch_stem`.
 
     Returns:
         A module from (B, in_channels, H, W) to (B, out_channels, ceil(H / 2), ceil(W / 2)).
     """
-    return nn.Sequential(
-        OrderedDict(
-            conv=nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1),
-            norm=build_norm_layer(norm_cfg, out_channels)[1],
-        )
+    return _strided_convolution(in_channels, out_channels, kernel_size, 2, norm_cfg)
+
+
+def _strided_convolution(
+    in_channels: int, out_channels: int, kernel_size: int, stride: int, norm_cfg: dict
+) -> nn.Sequential:
+    layers = OrderedDict(
+        conv=nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size % 2),
+        norm=build_norm_layer(norm_cfg, out_channels)[1],
     )
+    if kernel_size == stride:
+        # Patches that reach over the edge are filled up, so that no pixel is left out.
+        layers['pad'] = AdaptivePadding(kernel_size, stride)
+        layers.move_to_end('pad', last=False)
+    return nn.Sequential(layers)

@@ -1,6 +1,7 @@
 """Pure tensor functions of Semantic Equitable Clustering, on torch alone."""
 
 from .attention import sec_attention
-from .clustering import cluster_bounds, semantic_order
+from .clustering import cluster_bounds, kmeans_order, semantic_order
+from .windows import window_attention
 
-__all__ = ['cluster_bounds', 'sec_attention', 'semantic_order']
+__all__ = ['cluster_bounds', 'kmeans_order', 'sec_attention', 'semantic_order', 'window_attention']

@@ -9,6 +9,7 @@ from torch import nn
 from mmsecvit import SecViT, SecViTNeck
 from mmsecvit.backbones.secvit import SecViTBlock
 from mmsecvit.checkpoints import from_released
+from mmsecvit.layers import SECA
 
 MICRO = dict(embed_dims=(16, 16, 32, 32), depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 4))
 
@@ -94,7 +95,11 @@ def test_architectures_are_those_of_table_8(arch, depths, channels, heads, drop_
 
 
 def test_block_is_eq_1():
-    block = SecViTBlock(8, num_heads=2, num_clusters=4, feedforward_channels=24).double().eval()
+    block = (
+        SecViTBlock(8, SECA(8, num_heads=2, num_clusters=4), feedforward_channels=24)
+        .double()
+        .eval()
+    )
     x_in = torch.randn(2, 5, 6, 8, dtype=torch.float64)
     cpe = F.conv2d(x_in.permute(0, 3, 1, 2), block.cpe.weight, block.cpe.bias, padding=1, groups=8)
     x = cpe.permute(0, 2, 3, 1) + x_in
@@ -203,7 +208,7 @@ def test_gradients_lie_in_memory_as_their_parameters_do():
 
 
 def test_stochastic_depth_drops_whole_branches_of_samples():
-    block = SecViTBlock(8, 2, 2, 24, drop_path_rate=0.5).train()
+    block = SecViTBlock(8, SECA(8, 2, 2), 24, drop_path_rate=0.5).train()
     nn.init.zeros_(block.cpe.weight)
     nn.init.zeros_(block.cpe.bias)
     x = torch.randn(64, 2, 2, 8)
@@ -253,7 +258,7 @@ def test_every_toolbox_finds_the_backbone(toolbox):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (dict(arch='huge'), 'arch must be one of tiny, small, base, large, t, s, b, l or a dict'),
+        (dict(arch='huge'), 'arch must be one of tiny, small, base, large, t, s, b, l, got'),
         (dict(arch=dict(depths=(1,) * 4)), 'arch must have the keys depths, embed_dims, num_heads'),
         (dict(arch=dict(MICRO, width=2)), 'arch must have the keys'),
         (dict(arch=dict(MICRO, depths=(1, 1))), r'arch must have four entries in depths'),

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
-from mmsecvit.ops import cluster_bounds, semantic_order
+from mmsecvit.ops import cluster_bounds, kmeans_order, semantic_order
 from mmsecvit.ops.clustering import invert_order, permute_tokens
 
 
@@ -102,3 +102,22 @@ def test_gradients_of_permuting_are_right_to_the_second_order():
     inverse = invert_order(order)
     assert gradcheck(lambda t: permute_tokens(t, order, inverse), x)
     assert gradgradcheck(lambda t: permute_tokens(t, order, inverse).square(), x)
+
+
+def test_kmeans_finds_groups_of_equal_size():
+    # Thirty keys around each of four directions, dispersed so that the first of each quarter, where
+    # centres start, are of different groups. The keys' lengths play no part.
+    group = (torch.arange(120) + torch.arange(120) // 30) % 4
+    assert group.bincount().tolist() == [30] * 4
+    directions = torch.eye(4)[group] + 0.1 * torch.randn(120, 4)
+    k = (directions * torch.rand(120, 1).add(0.1)).expand(2, 3, 120, 4)
+    found = group[kmeans_order(k, 4)].unflatten(-1, (4, 30))
+    assert torch.equal(found, found[..., :1].expand_as(found))
+
+
+@pytest.mark.parametrize('num_clusters', [1, 3, 7, 50])
+def test_kmeans_order_is_a_permutation_and_deterministic(num_clusters):
+    k = torch.randn(2, 3, 40, 8)
+    order = kmeans_order(k, num_clusters)
+    assert torch.equal(order.sort(-1).values, torch.arange(40).expand(2, 3, 40))
+    assert torch.equal(kmeans_order(k[1:], num_clusters), order[1:])

@@ -1,0 +1,10 @@
+_base_ = [
+    './_base_/models/classifier.py',
+    './_base_/datasets/imagenet.py',
+    './_base_/schedules/imagenet_300e.py',
+    'mmpretrain::_base_/default_runtime.py',
+]
+model = dict(
+    backbone=dict(type='SECSwin', arch='small', out_indices=(3,)),
+    head=dict(in_channels=768),
+)

@@ -1,0 +1,12 @@
+_base_ = [
+    './_base_/models/classifier_secvit.py',
+    './_base_/datasets/cifar10_96.py',
+    './_base_/schedules/cifar10_20e.py',
+    'mmpretrain::_base_/default_runtime.py',
+]
+# Without mixing images: short training cannot use it.
+model = dict(
+    backbone=dict(arch='tiny', drop_path_rate=0.1),
+    head=dict(num_classes=10),
+    train_cfg=None,
+)

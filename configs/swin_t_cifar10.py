@@ -1,0 +1,20 @@
+_base_ = [
+    './_base_/models/classifier.py',
+    './_base_/datasets/cifar10_96.py',
+    './_base_/schedules/cifar10_20e.py',
+    'mmpretrain::_base_/default_runtime.py',
+]
+# Without mixing images: short training cannot use it.
+# Windows of 6x6 divide the maps of the first three stages; the last, 3x3, is padded to one window.
+model = dict(
+    backbone=dict(
+        type='SwinTransformer',
+        arch='tiny',
+        img_size=96,
+        window_size=6,
+        pad_small_map=True,
+        drop_path_rate=0.1,
+    ),
+    head=dict(num_classes=10, in_channels=768),
+    train_cfg=None,
+)

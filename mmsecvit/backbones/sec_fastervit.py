@@ -1,0 +1,186 @@
+"""SEC-FasterViT: FasterViT with semantic clusters in its third stage."""
+
+from collections.abc import Sequence
+
+from mmcv.cnn import build_norm_layer
+from mmcv.cnn.bricks import DropPath
+from mmengine.model import BaseModule, ModuleList
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..layers import SECA, WindowAttention, WindowPosition
+from .base import PyramidBackbone, drop_path_rates, find_arch
+from .secvit import SecViTBlock
+
+# Table 8, and the width inside the stem, which makes the table's parameters come out. The first
+# two stages are convolutional: only the last two have heads.
+ARCHITECTURES = {
+    '0': dict(
+        stem_dims=64,
+        embed_dims=(64, 128, 256, 512),
+        depths=(2, 3, 6, 5),
+        num_heads=(None, None, 8, 16),
+        drop_path_rate=0.2,
+    ),
+    '1': dict(
+        stem_dims=32,
+        embed_dims=(80, 160, 320, 640),
+        depths=(1, 3, 8, 5),
+        num_heads=(None, None, 8, 16),
+        drop_path_rate=0.2,
+    ),
+}
+FFN_RATIO = 4
+WINDOW = 7
+
+
+class ConvBlock(BaseModule):
+    """FasterViT's residual block of two 3x3 convolutions.
+
+    Args:
+        channels: Number of channels.
+        drop_path_rate: Probability to drop the residual branch of a sample in training.
+        norm_cfg: Config of the normalisation after each convolution.
+    """
+
+    def __init__(self, channels: int, drop_path_rate: float, norm_cfg: dict) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm1 = build_norm_layer(norm_cfg, channels)[1]
+        self.act = nn.GELU()
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm2 = build_norm_layer(norm_cfg, channels)[1]
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to (B, H, W, C)."""
+        y = self.act(self.norm1(self.conv1(x.permute(0, 3, 1, 2))))
+        return x + self.drop_path(self.norm2(self.conv2(y)).permute(0, 2, 3, 1))
+
+
+class WindowBlock(SecViTBlock):
+    """FasterViT's own block: windows, and positions in them from small networks.
+
+    Args:
+        embed_dims: Number of channels.
+        num_heads: Number of heads.
+        feedforward_channels: Number of hidden channels of the feed-forward network.
+        drop_path_rate: Probability to drop a residual branch of a sample in training.
+    """
+
+    def __init__(
+        self, embed_dims: int, num_heads: int, feedforward_channels: int, drop_path_rate: float
+    ) -> None:
+        attn = WindowAttention(embed_dims, num_heads, WINDOW, lce=False, position_bias=True)
+        super().__init__(embed_dims, attn, feedforward_channels, drop_path_rate, cpe=False)
+        self.position = WindowPosition(embed_dims, WINDOW)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to (B, H, W, C)."""
+        return super().forward(x + self.position(x.shape[1], x.shape[2]))
+
+
+class _MapNorm(nn.LayerNorm):
+    """LayerNorm over the channels of a map, (B, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class _ChannelsLast(nn.Sequential):
+    """A layer for maps, (B, C, H, W), on tokens on their grid, (B, H, W, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+@MODELS.register_module()
+class SECFasterViT(PyramidBackbone):
+    """FasterViT with Semantic Equitable Clustering (Table 2, Appendix A).
+
+    The first two stages are convolutional, the third attends inside semantic clusters, the last
+    keeps FasterViT's own block on windows of 7x7, which are the whole map at 224x224. There are
+    no carrier tokens.
+
+    Args:
+        arch: ``0`` or ``1``, Table 8. Defaults to ``0``.
+        num_clusters: Clusters of the third stage. Defaults to 2.
+        drop_path_rate: Stochastic depth of the last block; it rises linearly from 0 at the
+            first. Defaults to 0.2.
+        out_indices: Stages whose maps are returned, each through a normalisation of its own;
+            later stages are not built. Defaults to (0, 1, 2, 3).
+        norm_cfg: Config of the normalisation of stem, convolutional blocks and returned maps.
+            Defaults to ``dict(type='BN')``.
+        frozen_stages: As in :class:`SecViT`. Defaults to -1.
+        norm_eval: Whether batch norms keep their running statistics in training.
+            Defaults to False.
+        with_cp: Whether blocks are recomputed in the backward pass. Defaults to False.
+        attention_backend: Backend of :func:`mmsecvit.ops.sec_attention`. Defaults to ``auto``.
+        init_cfg: Config of the initialisation, as in :class:`SecViT`. Defaults to None.
+
+    Raises:
+        ValueError: If an argument is not among the above, naming it.
+
+    Example:
+        >>> import torch
+        >>> from mmsecvit import SECFasterViT
+        >>> backbone = SECFasterViT(arch='0').eval()
+        >>> for x in backbone(torch.rand(1, 3, 224, 224)):
+        ...     print(tuple(x.shape))
+        (1, 64, 56, 56)
+        (1, 128, 28, 28)
+        (1, 256, 14, 14)
+        (1, 512, 7, 7)
+    """
+
+    def __init__(
+        self,
+        arch: str = '0',
+        num_clusters: int = 2,
+        drop_path_rate: float | None = None,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        norm_cfg: dict | None = None,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        attention_backend: str = 'auto',
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
+        arch = find_arch(arch, ARCHITECTURES)
+        if drop_path_rate is None:
+            drop_path_rate = arch['drop_path_rate']
+        rates = drop_path_rates(drop_path_rate, arch['depths'])
+        norm_cfg = norm_cfg or dict(type='BN')
+        dims, num_heads, stem_dims = arch['embed_dims'], arch['num_heads'], arch['stem_dims']
+
+        def block_of(i: int, rate: float) -> BaseModule:
+            if i < 2:
+                return ConvBlock(dims[i], rate, norm_cfg)
+            if i == 2:
+                attn = SECA(dims[i], num_heads[i], num_clusters, attention_backend, lce=False)
+                return SecViTBlock(dims[i], attn, FFN_RATIO * dims[i], rate, cpe=False)
+            return WindowBlock(dims[i], num_heads[i], FFN_RATIO * dims[i], rate)
+
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, stem_dims, 3, stride=2, padding=1, bias=False),
+            build_norm_layer(norm_cfg, stem_dims)[1],
+            nn.ReLU(inplace=True),
+            nn.Conv2d(stem_dims, dims[0], 3, stride=2, padding=1, bias=False),
+            build_norm_layer(norm_cfg, dims[0])[1],
+            nn.ReLU(inplace=True),
+        )
+        self.downsamples = ModuleList(
+            nn.Sequential(
+                _MapNorm(dims[i], eps=1e-6),
+                nn.Conv2d(dims[i], dims[i + 1], 3, stride=2, padding=1, bias=False),
+            )
+            for i in range(self.num_stages - 1)
+        )
+        self.stages = ModuleList(
+            ModuleList(block_of(i, rate) for rate in rates[i]) for i in range(self.num_stages)
+        )
+        self.out_norms = nn.ModuleDict(
+            {str(i): _ChannelsLast(build_norm_layer(norm_cfg, dims[i])[1]) for i in out_indices}
+        )
+        self._freeze()

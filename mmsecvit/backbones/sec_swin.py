@@ -1,0 +1,181 @@
+"""SEC-Swin: Swin Transformer with semantic clusters in place of its windows."""
+
+from collections.abc import Sequence
+
+from mmcv.cnn.bricks.transformer import FFN, PatchEmbed, PatchMerging
+from mmengine.model import BaseModule, ModuleList
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..layers import SECA
+from .base import PyramidBackbone, drop_path_rates, find_arch
+
+# Table 8; the rates of stochastic depth are Swin's own, since the paper gives none.
+ARCHITECTURES = {
+    'tiny': dict(
+        embed_dims=(96, 192, 384, 768),
+        depths=(2, 2, 6, 2),
+        num_heads=(3, 6, 12, 24),
+        drop_path_rate=0.2,
+    ),
+    'small': dict(
+        embed_dims=(96, 192, 384, 768),
+        depths=(2, 2, 18, 2),
+        num_heads=(3, 6, 12, 24),
+        drop_path_rate=0.3,
+    ),
+}
+FFN_RATIO = 4
+
+
+class _PatchEmbed(PatchEmbed):
+    """Swin's patch embedding, to a map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, grid = super().forward(x)
+        return x.unflatten(1, grid).permute(0, 3, 1, 2)
+
+
+class _PatchMerging(PatchMerging):
+    """Swin's patch merging, from and to a map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, grid = super().forward(x.flatten(2).transpose(1, 2), x.shape[2:])
+        return x.unflatten(1, grid).permute(0, 3, 1, 2)
+
+
+class SECSwinBlock(BaseModule):
+    """Swin's block with clusters in place of windows: no shift, no relative position bias.
+
+    Args:
+        embed_dims: Number of channels.
+        num_heads: Number of heads.
+        num_clusters: Number of clusters in each head.
+        drop_path_rate: Probability to drop a residual branch of a sample in training.
+        attention_backend: Backend of :func:`mmsecvit.ops.sec_attention`.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        num_clusters: int,
+        drop_path_rate: float,
+        attention_backend: str,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(embed_dims)
+        # The names are those of Swin in the toolboxes, so that its weights load.
+        self.attn = nn.ModuleDict(
+            dict(w_msa=SECA(embed_dims, num_heads, num_clusters, attention_backend, lce=False))
+        )
+        self.norm2 = nn.LayerNorm(embed_dims)
+        self.ffn = FFN(
+            embed_dims,
+            FFN_RATIO * embed_dims,
+            act_cfg=dict(type='GELU'),
+            dropout_layer=dict(type='DropPath', drop_prob=drop_path_rate),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to (B, H, W, C)."""
+        x = x + self.ffn.dropout_layer(self.attn['w_msa'](self.norm1(x)))
+        return self.ffn(self.norm2(x), identity=x)
+
+
+@MODELS.register_module()
+class SECSwin(PyramidBackbone):
+    """Swin Transformer with Semantic Equitable Clustering (Table 2, Appendix A).
+
+    Nothing but the attention differs from Swin, and the weights have the toolboxes' names: a
+    checkpoint of Swin loads, but for its relative position bias.
+
+    Args:
+        arch: ``tiny`` or ``small`` (or ``t``, ``s``), Table 8. Defaults to ``tiny``.
+        num_clusters: Clusters of the four stages. Defaults to (32, 8, 2, 1).
+        drop_path_rate: Stochastic depth of the last block; it rises linearly from 0 at the
+            first. Defaults to Swin's own, 0.2 and 0.3.
+        out_indices: Stages whose maps are returned, each through a LayerNorm of its own; later
+            stages are not built. Defaults to (0, 1, 2, 3).
+        frozen_stages: As in :class:`SecViT`, the stem being the patch embedding.
+            Defaults to -1.
+        norm_eval: Whether batch norms keep their running statistics in training. Swin has
+            none. Defaults to False.
+        with_cp: Whether blocks are recomputed in the backward pass. Defaults to False.
+        attention_backend: Backend of :func:`mmsecvit.ops.sec_attention`. Defaults to ``auto``.
+        init_cfg: Config of the initialisation, as in :class:`SecViT`; ``Pretrained`` takes
+            checkpoints of Swin too. Defaults to None.
+
+    Raises:
+        ValueError: If an argument is not among the above, naming it.
+
+    Example:
+        >>> import torch
+        >>> from mmsecvit import SECSwin
+        >>> backbone = SECSwin(arch='tiny').eval()
+        >>> for x in backbone(torch.rand(1, 3, 224, 224)):
+        ...     print(tuple(x.shape))
+        (1, 96, 56, 56)
+        (1, 192, 28, 28)
+        (1, 384, 14, 14)
+        (1, 768, 7, 7)
+    """
+
+    def __init__(
+        self,
+        arch: str = 'tiny',
+        num_clusters: Sequence[int] = (32, 8, 2, 1),
+        drop_path_rate: float | None = None,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        attention_backend: str = 'auto',
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
+        arch = find_arch(arch, ARCHITECTURES)
+        if not isinstance(num_clusters, Sequence) or len(num_clusters) != 4:
+            raise ValueError(f'num_clusters must have four entries, got {num_clusters}')
+        if drop_path_rate is None:
+            drop_path_rate = arch['drop_path_rate']
+        rates = drop_path_rates(drop_path_rate, arch['depths'])
+        dims = arch['embed_dims']
+
+        self.patch_embed = _PatchEmbed(
+            embed_dims=dims[0], kernel_size=4, stride=4, norm_cfg=dict(type='LN')
+        )
+        self.stages = ModuleList()
+        for i in range(self.num_stages):
+            blocks = ModuleList(
+                SECSwinBlock(
+                    dims[i], arch['num_heads'][i], num_clusters[i], rate, attention_backend
+                )
+                for rate in rates[i]
+            )
+            stage = nn.ModuleDict(dict(blocks=blocks))
+            if i + 1 < self.num_stages:
+                stage['downsample'] = _PatchMerging(dims[i], dims[i + 1])
+            self.stages.append(stage)
+        for i in out_indices:
+            self.add_module(f'norm{i}', nn.LayerNorm(dims[i]))
+        self._freeze()
+
+    def entry(self, i: int) -> nn.Module:
+        return self.patch_embed if i == 0 else self.stages[i - 1]['downsample']
+
+    def blocks(self, i: int) -> ModuleList:
+        return self.stages[i]['blocks']
+
+    def out_norm(self, i: int) -> nn.Module:
+        return getattr(self, f'norm{i}', nn.Identity())
+
+    def optional_weights(self) -> tuple[str, ...]:
+        not_built = range(self.num_stages, 4)
+        blocks = [(i, j) for i in range(self.num_stages) for j in range(len(self.blocks(i)))]
+        return (
+            *(f'norm{i}.' for i in range(4)),
+            *(f'stages.{i}.' for i in not_built),
+            *(f'stages.{i - 1}.downsample.' for i in not_built),
+            *(f'stages.{i}.blocks.{j}.attn.w_msa.relative_position_' for i, j in blocks),
+        )

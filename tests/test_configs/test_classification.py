@@ -1,0 +1,200 @@
+from math import cos, pi
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import CosineAnnealingLR, LinearLR, build_optim_wrapper
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+
+from mmsecvit import list_models
+from mmsecvit.models import NETWORKS
+
+pytest.importorskip('mmpretrain')
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+DROP_PATH = dict(secvit_t=0.1, secvit_s=0.15, secvit_b=0.4, secvit_l=0.5)
+ABLATIONS = dict(
+    wo_lce=dict(lce=False),
+    wo_cpe=dict(cpe=False),
+    wo_conv_stem=dict(stem='patch'),
+    cswin=dict(attention='cswin'),
+)
+
+
+def load(name):
+    return Config.fromfile(CONFIGS / f'{name}.py')
+
+
+def build(name, device='meta'):
+    import mmpretrain.models  # noqa: F401
+
+    with DefaultScope.overwrite_default_scope('mmpretrain'), torch.device(device):
+        return MODELS.build(load(name).model)
+
+
+def millions(model):
+    return sum(p.numel() for p in model.parameters()) / 1e6
+
+
+# Counted; Table 8 has 15, 27, 55, 96, 29, 50, 25 and 41, Table 6 has 14 without the stem.
+@pytest.mark.parametrize(
+    ('name', 'params'),
+    [
+        ('secvit_t', 14.98),
+        ('secvit_s', 26.78),
+        ('secvit_b', 54.68),
+        ('secvit_l', 96.50),
+        ('sec_swin_t', 28.27),
+        ('sec_swin_s', 49.56),
+        ('sec_fastervit_0', 25.00),
+        ('sec_fastervit_1', 40.76),
+        ('swin_t', 28.29),
+        ('swin_s', 49.61),
+        ('convnext_t', 28.59),
+        ('secvit_t_wo_conv_stem', 14.09),
+        ('secvit_t_cswin', 14.98),
+    ],
+)
+def test_parameters(name, params):
+    # The toolbox's networks cannot be built without memory.
+    device = 'cpu' if name.startswith(('swin', 'convnext')) else 'meta'
+    assert millions(build(f'{name}_in1k', device)) == pytest.approx(params, abs=0.006)
+
+
+@pytest.mark.parametrize('name', list_models())
+def test_recipe_is_that_of_appendix_b(name):
+    cfg = load(f'{name}_in1k')
+    assert cfg.train_cfg.max_epochs == 300
+    assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size == 1024
+    optimizer = cfg.optim_wrapper.optimizer
+    assert optimizer.type == 'AdamW'
+    assert (optimizer.lr, optimizer.weight_decay) == (1e-3, 0.05)
+    assert 'clip_grad' not in cfg.optim_wrapper
+
+    train = {step.type: step for step in cfg.train_dataloader.dataset.pipeline}
+    assert train['RandomResizedCrop'].scale == 224
+    assert train['RandomFlip'].prob == 0.5
+    augment = train['RandAugment']
+    assert augment.policies == 'timm_increasing'
+    assert (augment.num_policies, augment.magnitude_level, augment.magnitude_std) == (2, 9, 0.5)
+    assert (train['RandomErasing'].erase_prob, train['RandomErasing'].mode) == (0.25, 'rand')
+    crop = [step for step in cfg.test_dataloader.dataset.pipeline if step.type == 'CenterCrop']
+    assert crop[0].crop_size == 224
+
+    mixing = [(a.type, a.alpha) for a in cfg.model.train_cfg.augments]
+    assert mixing == [('Mixup', 0.8), ('CutMix', 1.0)]
+    loss = cfg.model.head.loss
+    assert (loss.type, loss.label_smooth_val) == ('LabelSmoothLoss', 0.1)
+    assert [(h.type, h.momentum) for h in cfg.custom_hooks] == [('EMAHook', 4e-5)]
+
+
+@pytest.mark.parametrize('name', list_models())
+def test_network_is_that_of_the_table_in_the_package(name):
+    model, table = load(f'{name}_in1k').model, NETWORKS[name]
+    backbone = dict(model.backbone)
+    drop_path_rate = backbone.pop('drop_path_rate', None)
+    assert drop_path_rate == DROP_PATH.get(name)
+    assert backbone == table['backbone']
+    assert dict(model.neck) == table['neck']
+    for key in ('type', 'num_classes', 'in_channels'):
+        assert model.head[key] == table['head'][key]
+    normalisation = load(f'{name}_in1k').data_preprocessor
+    assert dict(normalisation) == table['data_preprocessor']
+
+
+def test_learning_rate_rises_for_five_epochs_and_falls_along_a_cosine():
+    cfg = load('secvit_t_in1k')
+    steps_per_epoch = 10  # instead of ImageNet's 1,251
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=cfg.optim_wrapper.optimizer.lr)
+    schedulers = []
+    for scheduler_cfg in cfg.param_scheduler:
+        kind = {'LinearLR': LinearLR, 'CosineAnnealingLR': CosineAnnealingLR}[
+            scheduler_cfg.pop('type')
+        ]
+        if scheduler_cfg.pop('convert_to_iter_based', False):
+            schedulers.append(
+                kind.build_iter_from_epoch(optimizer, epoch_length=steps_per_epoch, **scheduler_cfg)
+            )
+        else:
+            schedulers.append(kind(optimizer, **scheduler_cfg))
+
+    rates = []
+    for _ in range(300):
+        for _ in range(steps_per_epoch):
+            rates.append(optimizer.param_groups[0]['lr'])
+            for scheduler in schedulers:
+                if not scheduler.by_epoch:
+                    scheduler.step()
+        for scheduler in schedulers:
+            if scheduler.by_epoch:
+                scheduler.step()
+    assert rates[0] == pytest.approx(1e-6)
+    assert rates[10] == pytest.approx(1e-6 + (1e-3 - 1e-6) * 10 / 49)
+    assert rates[49:51] == pytest.approx([1e-3, 1e-3])
+    middle = 5 + 100
+    expected = 1e-5 + (1e-3 - 1e-5) * (1 + cos(pi * 100 / 295)) / 2
+    assert rates[middle * steps_per_epoch] == pytest.approx(expected)
+    last = 1e-5 + (1e-3 - 1e-5) * (1 + cos(pi * 294 / 295)) / 2
+    assert rates[-1] == pytest.approx(last)
+
+
+@pytest.mark.parametrize('name', ['secvit_b', 'sec_swin_t', 'sec_fastervit_0'])
+def test_norms_biases_and_layer_scale_and_only_they_are_free_of_weight_decay(name):
+    model = build(f'{name}_in1k')
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        optimizer = build_optim_wrapper(model, load(f'{name}_in1k').optim_wrapper).optimizer
+    decay = {p: g['weight_decay'] for g in optimizer.param_groups for p in g['params']}
+    norms = (nn.LayerNorm, nn.modules.batchnorm._BatchNorm)
+    of_norms = {p for m in model.modules() if isinstance(m, norms) for p in m.parameters()}
+    for parameter_name, p in model.named_parameters():
+        free = p in of_norms or parameter_name.endswith('.bias') or '.scale' in parameter_name
+        assert decay[p] == (0.0 if free else 0.05), parameter_name
+
+
+@pytest.mark.parametrize(
+    ('name', 'steps', 'lr'), [('swin_t', 20, 1e-3), ('swin_s', 20, 1e-3), ('convnext_t', 20, 4e-3)]
+)
+def test_baselines_keep_the_toolboxs_recipe(name, steps, lr):
+    cfg = load(f'{name}_in1k')
+    assert cfg.train_cfg.max_epochs == 300
+    assert cfg.param_scheduler[0].end == steps
+    assert cfg.optim_wrapper.optimizer.lr == lr
+
+
+@pytest.mark.parametrize('data', ['in1k', 'cifar10'])
+@pytest.mark.parametrize('name', ABLATIONS)
+def test_an_ablation_differs_in_its_option_alone(name, data):
+    full, ablation = load(f'secvit_t_{data}'), load(f'secvit_t_{name}_{data}')
+    full.model.backbone.update(ABLATIONS[name])
+    assert ablation.to_dict() == full.to_dict()
+
+
+@pytest.mark.parametrize('clusters', [(64, 16, 4), (64, 16, 2), (64, 8, 2)])
+def test_cluster_settings_of_table_7(clusters):
+    name = 'secvit_s_clusters_' + '_'.join(map(str, clusters)) + '_in1k'
+    backbone = build(name).backbone
+    assert [stage[0].attn.num_clusters for stage in backbone.stages] == [*clusters, 1]
+    assert len(backbone.stages[2]) == 18
+
+
+@pytest.mark.parametrize(
+    'name',
+    ['secvit_t', 'swin_t', 'sec_swin_t', 'secvit_micro', *(f'secvit_t_{a}' for a in ABLATIONS)],
+)
+def test_cifar10_runs_share_everything_but_the_network(name):
+    cfg, other = load(f'{name}_cifar10'), load('secvit_t_cifar10')
+    assert cfg.model.head.num_classes == 10
+    assert cfg.train_dataloader.dataset.type == 'CIFAR10'
+    for key in ('param_scheduler', 'optim_wrapper', 'train_cfg', 'test_evaluator'):
+        assert cfg[key] == other[key]
+    if name != 'secvit_micro':
+        assert cfg.train_dataloader == other.train_dataloader
+        assert cfg.test_dataloader == other.test_dataloader
+
+
+@pytest.mark.parametrize('name', ['secvit_t', 'swin_t', 'sec_swin_t', 'secvit_t_cswin'])
+def test_cifar10_networks_take_96_pixels(name):
+    model = build(f'{name}_cifar10', 'cpu').eval()
+    assert model(torch.zeros(1, 3, 96, 96)).shape == (1, 10)
