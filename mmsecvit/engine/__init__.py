@@ -1,5 +1,6 @@
-"""Training and testing of any detector, segmenter or classifier from a config file."""
+"""What the command-line tools do, for any detector, segmenter or classifier of a config file."""
 
+from .conversion import convert_released
 from .run import test, train
 
-__all__ = ['test', 'train']
+__all__ = ['convert_released', 'test', 'train']
