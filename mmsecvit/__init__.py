@@ -6,6 +6,7 @@ from .version import __version__
 dependencies.check()
 
 from .backbones import SecViT  # noqa: E402
+from .engine import ClusterVisualizationHook  # noqa: E402
 from .heads import SecViTNeck  # noqa: E402
 
-__all__ = ['SecViT', 'SecViTNeck', '__version__']
+__all__ = ['ClusterVisualizationHook', 'SecViT', 'SecViTNeck', '__version__']

@@ -1,6 +1,8 @@
 """What the command-line tools do, for any detector, segmenter or classifier of a config file."""
 
+from .cluster_picture import visualize_clusters
 from .conversion import convert_released
+from .hooks import ClusterVisualizationHook
 from .run import test, train
 
-__all__ = ['convert_released', 'test', 'train']
+__all__ = ['ClusterVisualizationHook', 'convert_released', 'test', 'train', 'visualize_clusters']

@@ -54,15 +54,30 @@ class SECA(nn.Module):
             (B, H, W, C).
         """
         qkv = self.qkv(x)
+        q, k, v = self.split_heads(qkv, rotary)
+        out = sec_attention(q, k, v, self.num_clusters, backend=self.backend)
+        out = rearrange(out, 'b heads (h w) d -> b h w (heads d)', h=x.shape[1])
+        v_map = qkv[..., -x.shape[-1] :]
+        return self.proj(out + self.lce(v_map))
+
+    def split_heads(
+        self, qkv: Tensor, rotary: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Split the projection (B, H, W, 3C) into what attends, and turn queries and keys.
+
+        Args:
+            qkv: Output of the layer ``qkv``.
+            rotary: As in :meth:`forward`.
+
+        Returns:
+            Queries, keys and values, each (B, heads, H * W, C / heads).
+        """
         q, k, v = rearrange(
             qkv, 'b h w (three heads d) -> three b heads (h w) d', three=3, heads=self.num_heads
         )
         if rotary is not None:
             q, k = rotate(q, *rotary), rotate(k, *rotary)
-        out = sec_attention(q, k, v, self.num_clusters, backend=self.backend)
-        out = rearrange(out, 'b heads (h w) d -> b h w (heads d)', h=x.shape[1])
-        v_map = qkv[..., -x.shape[-1] :]
-        return self.proj(out + self.lce(v_map))
+        return q, k, v
 
     def extra_repr(self) -> str:
         return (
