@@ -3,6 +3,14 @@
 from .cluster_picture import visualize_clusters
 from .conversion import convert_released
 from .hooks import ClusterVisualizationHook
+from .inference import infer
 from .run import test, train
 
-__all__ = ['ClusterVisualizationHook', 'convert_released', 'test', 'train', 'visualize_clusters']
+__all__ = [
+    'ClusterVisualizationHook',
+    'convert_released',
+    'infer',
+    'test',
+    'train',
+    'visualize_clusters',
+]

@@ -7,6 +7,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from torch import nn
 
 from ..checkpoints import check_fit, read_checkpoints_as_data, read_state_dict
 from .config import (
@@ -17,9 +18,11 @@ from .config import (
     set_auto_scale_lr,
     set_pretrained,
     set_resume,
+    set_tensorboard,
     set_visualization,
     starts_from_scratch,
 )
+from .summary import summarize
 
 
 def train(
@@ -29,6 +32,7 @@ def train(
     amp: bool = False,
     auto_scale_lr: bool = False,
     resume: str | None = None,
+    tensorboard: bool = False,
     launcher: str = 'none',
     cfg_options: dict | None = None,
 ) -> Runner:
@@ -42,6 +46,7 @@ def train(
         amp: Whether to train with automatic mixed precision.
         auto_scale_lr: Whether to scale the learning rate with the batch size.
         resume: ``auto`` for the latest checkpoint in ``work_dir``, or a checkpoint's path.
+        tensorboard: Whether to log for TensorBoard too, into ``work_dir``.
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
         cfg_options: Values by dotted key that override the config's.
 
@@ -62,6 +67,8 @@ def train(
         set_amp(cfg)
     if auto_scale_lr:
         set_auto_scale_lr(cfg)
+    if tensorboard:
+        set_tensorboard(cfg)
     set_resume(cfg, resume)
     runner = _build_runner(cfg)
     if starts_from_scratch(cfg):
@@ -70,6 +77,7 @@ def train(
             'with an earlier run with --resume.'
         )
     runner.train()
+    runner.logger.info(summarize(runner))
     return runner
 
 
@@ -115,12 +123,7 @@ def test(
         set_visualization(cfg, show, show_dir, wait_time)
     runner = _build_runner(cfg)
     # mmengine's own loading, later and by its hooks, would skip what does not fit.
-    try:
-        check_fit(runner.model.state_dict(), read_state_dict(checkpoint))
-    except ValueError as error:
-        raise ValueError(
-            f'checkpoint {checkpoint} is not of the model of {config}: {error}'
-        ) from error
+    check_weights(runner.model, checkpoint, config)
     if out is not None:
         # mmdet's own class also encodes the masks, which are too large as they come.
         metric = 'mmdet.DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
@@ -128,6 +131,16 @@ def test(
             runner.build_evaluator(dict(type=metric, out_file_path=out)).metrics[0]
         )
     return runner.test()
+
+
+def check_weights(model: nn.Module, checkpoint: str, config: str | Path) -> None:
+    """Raise a ValueError unless a checkpoint has all weights of the model of ``config``."""
+    try:
+        check_fit(model.state_dict(), read_state_dict(checkpoint))
+    except ValueError as error:
+        raise ValueError(
+            f'checkpoint {checkpoint} is not of the model of {config}: {error}'
+        ) from error
 
 
 def _build_runner(cfg: Config) -> Runner:
