@@ -8,8 +8,10 @@ dependencies.check()
 from .backbones import SECFasterViT, SECSwin, SecViT  # noqa: E402
 from .heads import SecViTNeck  # noqa: E402
 from .models import get_model, list_models  # noqa: E402
+from .visualization import ClusterVisualizationHook  # noqa: E402
 
 __all__ = [
+    'ClusterVisualizationHook',
     'SECFasterViT',
     'SECSwin',
     'SecViT',

@@ -26,6 +26,11 @@ def parse_args() -> argparse.Namespace:
         help='go on from this checkpoint, or from the latest in the work directory',
     )
     parser.add_argument(
+        '--tensorboard',
+        action='store_true',
+        help='log for TensorBoard too, into the work directory',
+    )
+    parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,

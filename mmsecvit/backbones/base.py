@@ -76,6 +76,10 @@ class PyramidBackbone(BaseModule):
             *(f'downsamples.{i - 1}.' for i in not_built),
         )
 
+    def advise(self, weights: dict[str, Tensor]) -> str:
+        """Say which arguments make this the backbone of other weights; empty if unknown."""
+        return ''
+
     def init_weights(self) -> None:
         """Initialise the weights, or load them if ``init_cfg`` is of type ``Pretrained``."""
         init_cfgs = [self.init_cfg] if isinstance(self.init_cfg, dict) else self.init_cfg
@@ -83,7 +87,9 @@ class PyramidBackbone(BaseModule):
         if pretrained:
             if not pretrained[0].get('checkpoint'):
                 raise ValueError(f'init_cfg must name a checkpoint, got {pretrained[0]}')
-            load_backbone_weights(self, pretrained[0]['checkpoint'], self.optional_weights())
+            load_backbone_weights(
+                self, pretrained[0]['checkpoint'], self.optional_weights(), self.advise
+            )
             self.is_init = True
         else:
             super().init_weights()

@@ -265,6 +265,50 @@ class SecViT(PyramidBackbone):
         dtype = torch.promote_types(x.dtype, torch.float32)
         return (rotary_tables(x.shape[1], x.shape[2], self.rotary_dims[i], dtype, x.device),)
 
+    def advise(self, weights: dict[str, Tensor]) -> str:
+        """Say which arguments make this the backbone of other weights, if any do."""
+        # Stages behind out_indices are not built, and tell nothing of the file's.
+        own, given = (recognize(w, self.num_stages) for w in (self.state_dict(), weights))
+        return ' and '.join(
+            f"set the backbone's {name} to {value!r} (it is {own[name]!r})"
+            for name, value in given.items()
+            if value != own[name]
+        )
+
+
+def recognize(weights: dict[str, Tensor], num_stages: int = 4) -> dict[str, str | dict]:
+    """Tell a SecViT's arguments from the names and shapes of its weights.
+
+    Args:
+        weights: State dict of a SecViT.
+        num_stages: How many stages to look at.
+
+    Returns:
+        ``arch``, a name where it is one of Table 8 and else a dict without the number of heads,
+        which no shape tells; and ``variant``. An empty dict if these are no such weights.
+    """
+    first_blocks = [f'stages.{i}.0' for i in range(num_stages)]
+    if not all(f'{b}.{m}.weight' in weights for b in first_blocks for m in ('norm1', 'ffn.fc1')):
+        return {}
+    embed_dims = tuple(len(weights[f'{block}.norm1.weight']) for block in first_blocks)
+    depths = tuple(
+        len({key.split('.')[2] for key in weights if key.startswith(f'stages.{i}.')})
+        for i in range(num_stages)
+    )
+    names = [
+        name
+        for name, arch in ARCHITECTURES.items()
+        if arch['embed_dims'][:num_stages] == embed_dims and arch['depths'][:num_stages] == depths
+    ]
+    arch = dict(
+        embed_dims=embed_dims,
+        depths=depths,
+        ffn_ratio=len(weights['stages.0.0.ffn.fc1.weight']) / embed_dims[0],
+        layer_scale=tuple(f'{block}.scale1.weight' in weights for block in first_blocks),
+    )
+    variant = 'released' if 'stages.0.0.ffn.conv.weight' in weights else 'paper'
+    return dict(arch=names[0] if names else arch, variant=variant)
+
 
 def _parse_arch(arch: str | dict) -> dict:
     if not isinstance(arch, dict):

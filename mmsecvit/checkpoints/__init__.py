@@ -10,7 +10,7 @@ from .loading import (
     read_checkpoints_as_data,
     read_state_dict,
 )
-from .released import from_released, is_released
+from .released import from_released, is_released, to_released
 
 __all__ = [
     'check_fit',
@@ -20,4 +20,5 @@ __all__ = [
     'read_checkpoint',
     'read_checkpoints_as_data',
     'read_state_dict',
+    'to_released',
 ]

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,12 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = 'cpu') 
         return load(os.path.expanduser(path), map_location=map_location, weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
         culprit = re.search(r'(?:GLOBAL|class) (\S+)', str(error))
-        reason = f'it holds {culprit[1]}' if culprit else 'it is damaged or no checkpoint'
+        reason = 'it is damaged or no checkpoint'
+        if culprit:
+            reason = (
+                f'it holds {culprit[1]}; if you trust where it comes from, keep its weights '
+                "alone: torch.save(torch.load(FILE, weights_only=False)['model'], NEW_FILE)"
+            )
         raise ValueError(f'checkpoint {path} cannot be read as data only: {reason}') from error
 
 
@@ -141,7 +147,10 @@ def check_fit(
 
 
 def load_backbone_weights(
-    backbone: nn.Module, path: str | Path, optional: tuple[str, ...] = ()
+    backbone: nn.Module,
+    path: str | Path,
+    optional: tuple[str, ...] = (),
+    advise: Callable[[dict[str, Tensor]], str] = lambda weights: '',
 ) -> None:
     """Load a backbone's weights completely, but for what is optional, or raise.
 
@@ -152,6 +161,8 @@ def load_backbone_weights(
         backbone: Module to load into.
         path: As in :func:`read_checkpoint`.
         optional: Beginnings of keys that may be missing on either side.
+        advise: Tells from weights that do not fit which options of the backbone to change; an
+            empty string if it cannot.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -171,9 +182,9 @@ def load_backbone_weights(
     try:
         check_fit(own, state_dict, optional)
     except ValueError as error:
+        advice = advise(state_dict) or "set the backbone's options to those of the checkpoint"
         raise ValueError(
-            f'checkpoint {path} is not of this {type(backbone).__name__}: {error}; '
-            "set the backbone's arch and variant to those of the checkpoint"
+            f'checkpoint {path} is not of this {type(backbone).__name__}: {error}; {advice}'
         ) from None
     missing, unused = backbone.load_state_dict(state_dict, strict=False)
     print_log(

@@ -1,7 +1,9 @@
 """The authors' released state dict in this package's names (mmpretrain's ImageClassifier)."""
 
 import re
+from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 # Applied in this order, each to the result of those before.
@@ -23,6 +25,21 @@ _RENAMING = [
 _FLATTENED = re.compile(
     r'(attn\.(qkv|proj)|ffn\.fc[12]|head\.fc|scale[12])\.weight$',
 )
+# And back; the patterns say where a weight lies, since names are shorter there.
+_RENAMING_BACK = [
+    (r'^backbone\.stem\.', 'patch_embed.proj.'),
+    (r'^backbone\.stages\.(\d)\.', r'layers.\1.blocks.'),
+    (r'^backbone\.downsamples\.(\d)\.conv\.', r'layers.\1.downsample.reduction.'),
+    (r'^backbone\.downsamples\.(\d)\.norm\.', r'layers.\1.downsample.norm.'),
+    (r'\.(norm[12])\.', r'.\1.norm.'),
+    (r'\.attn\.lce\.', '.attn.lepe.'),
+    (r'\.attn\.proj\.', '.attn.out_proj.'),
+    (r'\.ffn\.conv\.', '.ffn.dwconv.'),
+    (r'\.cpe\.', '.pos.'),
+    (r'\.scale([12])\.weight$', r'.gamma_\1'),
+    (r'^neck\.', ''),
+    (r'^head\.fc\.', 'head.'),
+]
 # The rotary frequencies are computed, not stored.
 _DROPPED = re.compile(r'\.RoPE\.angle$')
 
@@ -52,3 +69,27 @@ def from_released(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
             value = value.flatten() if '.scale' in key else value.flatten(1)
         renamed[key] = value
     return renamed
+
+
+def to_released(state_dict: dict[str, Tensor], head_dims: Sequence[int]) -> dict[str, Tensor]:
+    """Rename this package's weights to the authors': the inverse of :func:`from_released`.
+
+    Args:
+        state_dict: Of an ``ImageClassifier`` with SecViT's released variant, as
+            :func:`from_released` returns it; neck and head may be missing.
+        head_dims: Channels of a head in each stage. Their rotary frequencies are stored there.
+
+    Returns:
+        The released network's state dict.
+    """
+    released = {}
+    for key, value in state_dict.items():
+        if _FLATTENED.search(key):
+            value = value[None, :, None, None] if '.scale' in key else value[..., None, None]
+        for pattern, replacement in _RENAMING_BACK:
+            key = re.sub(pattern, replacement, key)
+        released[key] = value
+    for i, dims in enumerate(head_dims):
+        frequencies = 1 / 10000 ** torch.linspace(0, 1, dims // 4)
+        released[f'layers.{i}.RoPE.angle'] = frequencies.repeat_interleave(2)
+    return released

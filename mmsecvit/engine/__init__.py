@@ -1,5 +1,14 @@
-"""Training and testing of any detector, segmenter or classifier from a config file."""
+"""What the command-line tools do, for any detector, segmenter or classifier of a config file."""
 
+from .cluster_picture import visualize_clusters
+from .conversion import convert_released
+from .inference import infer
 from .run import test, train
 
-__all__ = ['test', 'train']
+__all__ = [
+    'convert_released',
+    'infer',
+    'test',
+    'train',
+    'visualize_clusters',
+]

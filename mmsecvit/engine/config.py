@@ -1,5 +1,6 @@
 """What the command line and the machine change in a config."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -62,6 +63,16 @@ def set_auto_scale_lr(cfg: Config) -> None:
     if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
         raise ValueError('auto_scale_lr needs auto_scale_lr.base_batch_size in the config')
     cfg.auto_scale_lr.enable = True
+
+
+def set_tensorboard(cfg: Config) -> None:
+    """Let the visualiser, and with it the log, write for TensorBoard beside what it writes to."""
+    if find_spec('tensorboard') is None:
+        raise ValueError('tensorboard needs the package of that name: pip install tensorboard')
+    if 'visualizer' not in cfg:
+        raise ValueError('tensorboard needs a visualizer in the config')
+    backends = cfg.visualizer.get('vis_backends') or [dict(type='LocalVisBackend')]
+    cfg.visualizer.vis_backends = [*backends, dict(type='TensorboardVisBackend')]
 
 
 def set_resume(cfg: Config, resume: str | None) -> None:

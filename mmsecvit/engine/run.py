@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from torch import nn
 
 from ..checkpoints import check_fit, read_checkpoints_as_data, read_state_dict
 from .config import (
@@ -18,10 +19,12 @@ from .config import (
     set_auto_scale_lr,
     set_pretrained,
     set_resume,
+    set_tensorboard,
     set_visualization,
     starts_from_scratch,
 )
 from .data import check_data
+from .summary import summarize
 
 
 def train(
@@ -31,6 +34,7 @@ def train(
     amp: bool = False,
     auto_scale_lr: bool = False,
     resume: str | None = None,
+    tensorboard: bool = False,
     launcher: str = 'none',
     cfg_options: dict | None = None,
 ) -> Runner:
@@ -44,6 +48,7 @@ def train(
         amp: Whether to train with automatic mixed precision.
         auto_scale_lr: Whether to scale the learning rate with the batch size.
         resume: ``auto`` for the latest checkpoint in ``work_dir``, or a checkpoint's path.
+        tensorboard: Whether to log for TensorBoard too, into ``work_dir``.
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
         cfg_options: Values by dotted key that override the config's.
 
@@ -65,6 +70,8 @@ def train(
         set_amp(cfg)
     if auto_scale_lr:
         set_auto_scale_lr(cfg)
+    if tensorboard:
+        set_tensorboard(cfg)
     set_resume(cfg, resume)
     check_data(cfg, ('train', 'val'))
     runner = _build_runner(cfg)
@@ -74,6 +81,7 @@ def train(
             'with an earlier run with --resume.'
         )
     runner.train()
+    runner.logger.info(summarize(runner))
     return runner
 
 
@@ -121,12 +129,7 @@ def test(
     check_data(cfg, ('test',))
     runner = _build_runner(cfg)
     # mmengine's own loading, later and by its hooks, would skip what does not fit.
-    try:
-        check_fit(runner.model.state_dict(), read_state_dict(checkpoint))
-    except ValueError as error:
-        raise ValueError(
-            f'checkpoint {checkpoint} is not of the model of {config}: {error}'
-        ) from error
+    check_weights(runner.model, checkpoint, config)
     if out is not None:
         # mmdet's own class also encodes the masks, which are too large as they come.
         metric = 'mmdet.DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
@@ -134,6 +137,16 @@ def test(
             runner.build_evaluator(dict(type=metric, out_file_path=out)).metrics[0]
         )
     return runner.test()
+
+
+def check_weights(model: nn.Module, checkpoint: str, config: str | Path) -> None:
+    """Raise a ValueError unless a checkpoint has all weights of the model of ``config``."""
+    try:
+        check_fit(model.state_dict(), read_state_dict(checkpoint))
+    except ValueError as error:
+        raise ValueError(
+            f'checkpoint {checkpoint} is not of the model of {config}: {error}'
+        ) from error
 
 
 def _build_runner(cfg: Config) -> Runner:

@@ -50,16 +50,31 @@ class GroupedAttention(nn.Module):
             (B, H, W, C).
         """
         qkv = self.qkv(x)
-        q, k, v = rearrange(
-            qkv, 'b h w (three heads d) -> three b heads (h w) d', three=3, heads=self.num_heads
-        )
-        if rotary is not None:
-            q, k = rotate(q, *rotary), rotate(k, *rotary)
+        q, k, v = self.split_heads(qkv, rotary)
         out = self.attend(q, k, v, (x.shape[1], x.shape[2]))
         out = rearrange(out, 'b heads (h w) d -> b h w (heads d)', h=x.shape[1])
         if self.lce is not None:
             out = out + self.lce(qkv[..., -x.shape[-1] :])
         return self.proj(out)
+
+    def split_heads(
+        self, qkv: Tensor, rotary: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Split the projection (B, H, W, 3C) into what attends, and turn queries and keys.
+
+        Args:
+            qkv: Output of the layer ``qkv``.
+            rotary: As in :meth:`forward`.
+
+        Returns:
+            Queries, keys and values, each (B, heads, H * W, C / heads).
+        """
+        q, k, v = rearrange(
+            qkv, 'b h w (three heads d) -> three b heads (h w) d', three=3, heads=self.num_heads
+        )
+        if rotary is not None:
+            q, k = rotate(q, *rotary), rotate(k, *rotary)
+        return q, k, v
 
 
 class SECA(GroupedAttention):

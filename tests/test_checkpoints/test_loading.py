@@ -75,7 +75,8 @@ def test_a_pretraining_checkpoint_serves_dense_options(tmp_path, weights):
         (
             dict(variant='paper'),
             r'weights.pth is not of this SecViT: 8 weights of the file have no place here '
-            r"\(first: stages.0.0.ffn.conv.weight\); set the backbone's arch and variant",
+            r"\(first: stages.0.0.ffn.conv.weight\); set the backbone's variant to 'released' "
+            r"\(it is 'paper'\)$",
         ),
         (
             dict(arch=dict(MICRO, depths=(1, 2, 1, 1))),
@@ -88,13 +89,42 @@ def test_a_pretraining_checkpoint_serves_dense_options(tmp_path, weights):
         ),
     ],
 )
-def test_weights_of_another_network_are_refused(tmp_path, weights, arguments, message):
+def test_weights_of_another_network_are_refused_with_what_to_change(
+    tmp_path, weights, arguments, message
+):
     torch.save(weights, tmp_path / 'weights.pth')
     backbone = pretrained(tmp_path / 'weights.pth', **arguments)
     before = {k: v.clone() for k, v in backbone.state_dict().items()}
     with pytest.raises(ValueError, match=message):
         backbone.init_weights()
     assert all(torch.equal(v, before[k]) for k, v in backbone.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ('given', 'own', 'advice'),
+    [
+        ('tiny', dict(arch='small'), "arch to 'tiny' (it is 'small')"),
+        ('tiny', dict(arch='base', out_indices=(0, 1)), "arch to 'tiny' (it is 'base')"),
+        (
+            dict(MICRO, ffn_ratio=2),
+            dict(arch='tiny', variant='paper'),
+            "arch to {'embed_dims': (16, 16, 32, 32), 'depths': (1, 1, 1, 1), 'ffn_ratio': 2.0, "
+            "'layer_scale': (False, False, False, False)} (it is 'tiny') and set the backbone's "
+            "variant to 'released' (it is 'paper')",
+        ),
+    ],
+)
+def test_the_size_to_change_to_is_named(tmp_path, given, own, advice):
+    torch.save(SecViT(given, 'released').state_dict(), tmp_path / 'weights.pth')
+    with pytest.raises(ValueError) as refused:
+        pretrained(tmp_path / 'weights.pth', **own).init_weights()
+    assert str(refused.value).endswith(f"; set the backbone's {advice}")
+
+
+def test_what_is_no_secvit_is_refused_without_advice(tmp_path):
+    torch.save({'conv1.weight': torch.zeros(64, 3, 7, 7)}, tmp_path / 'resnet.pth')
+    with pytest.raises(ValueError, match='of the file have no place here .first: conv1.weight.'):
+        pretrained(tmp_path / 'resnet.pth').init_weights()
 
 
 @pytest.mark.skipif(
@@ -136,7 +166,9 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, payload, culprit,
     marker = tmp_path / 'marker'
     torch.save({'state_dict': {}, 'x': payload(marker)}, tmp_path / 'evil.pth')
     with pytest.raises(
-        ValueError, match=f'evil.pth cannot be read as data only: it holds {culprit}'
+        ValueError,
+        match=f'evil.pth cannot be read as data only: it holds {culprit}.*; if you trust where it '
+        r'comes from, keep its weights alone: torch.save\(',
     ):
         read(str(tmp_path / 'evil.pth'))
     assert not marker.exists()

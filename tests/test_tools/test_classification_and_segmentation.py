@@ -1,10 +1,19 @@
+import json
 import pickle
+import runpy
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import mmcv
 import numpy as np
 import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
 
 from mmsecvit import engine
+
+ROOT = Path(__file__).parents[2]
 
 BACKBONE = """
     backbone=dict(
@@ -19,7 +28,9 @@ train_cfg = dict(type='IterBasedTrainLoop', max_iters=30, val_interval=30)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=3e-3))
-default_hooks['checkpoint'] = dict(type='CheckpointHook', interval=30, by_epoch=False)
+default_hooks['checkpoint'] = dict(
+    type='CheckpointHook', interval=30, by_epoch=False, save_best='{metric}'
+)
 randomness = dict(seed=0)
 val_dataloader = dict(
     batch_size=8,
@@ -96,31 +107,92 @@ def write_images(root):
         mmcv.imwrite(label, f'{root}/seg/ann/{i}.png')
 
 
-@pytest.mark.parametrize(
-    ('task', 'toolbox', 'config', 'metric', 'least'),
-    [
-        ('cls', 'mmpretrain', CLASSIFIER, 'accuracy/top1', 100.0),
-        ('seg', 'mmseg', SEGMENTER, 'mIoU', 90.0),
-    ],
-)
-def test_the_same_functions_train_and_test(tmp_path, task, toolbox, config, metric, least):
-    pytest.importorskip(toolbox)
-    write_images(tmp_path)
-    path, work_dir = tmp_path / f'{task}.py', tmp_path / 'work'
-    path.write_text(config.format(root=tmp_path / task, backbone=BACKBONE) + SCHEDULE)
-    engine.train(path, work_dir=str(work_dir))
-    (log,) = work_dir.glob('*/*.log')
-    assert log.read_text().count('trains from scratch') == (task == 'seg')
+TASKS = {
+    'cls': dict(toolbox='mmpretrain', config=CLASSIFIER, metric='accuracy/top1', images='cls/dark'),
+    'seg': dict(toolbox='mmseg', config=SEGMENTER, metric='mIoU', images='seg/img'),
+}
 
+
+@pytest.fixture(scope='module', params=TASKS)
+def trained(request, tmp_path_factory):
+    """A classifier of dark and bright pictures, and a segmenter of their dark and bright halves."""
+    task = TASKS[request.param]
+    pytest.importorskip(task['toolbox'])
+    root = tmp_path_factory.mktemp(request.param)
+    write_images(root)
+    config, work_dir = root / f'{request.param}.py', root / 'work'
+    text = task['config'].format(root=root / request.param, backbone=BACKBONE)
+    config.write_text(text + SCHEDULE.format(metric=task['metric']))
+    engine.train(config, work_dir=str(work_dir))
+    return SimpleNamespace(
+        task=request.param,
+        metric=task['metric'],
+        images=root / task['images'],
+        config=config,
+        work_dir=work_dir,
+        checkpoint=str(work_dir / 'iter_30.pth'),
+    )
+
+
+def test_the_same_functions_train_and_test(tmp_path, trained):
+    (log,) = trained.work_dir.glob('*/*.log')
+    assert log.read_text().count('trains from scratch') == (trained.task == 'seg')
     metrics = engine.test(
-        path,
-        str(work_dir / 'iter_30.pth'),
+        trained.config,
+        trained.checkpoint,
         work_dir=str(tmp_path / 'test'),
         out=str(tmp_path / 'predictions.pkl'),
         show_dir=str(tmp_path / 'pictures'),
     )
-    assert metrics[metric] >= least
-    num_images = {'cls': 16, 'seg': 8}[task]
+    assert metrics[trained.metric] >= {'cls': 100.0, 'seg': 90.0}[trained.task]
+    num_images = {'cls': 16, 'seg': 8}[trained.task]
     assert len(pickle.loads((tmp_path / 'predictions.pkl').read_bytes())) == num_images
     pictures = [p for p in (tmp_path / 'pictures').rglob('*') if p.suffix in ('.png', '.jpg')]
     assert len(pictures) == num_images
+
+
+def test_training_ends_with_the_best_checkpoint_and_the_command_that_evaluates_it(
+    tmp_path, trained
+):
+    (log,) = trained.work_dir.glob('*/*.log')
+    best = trained.work_dir / f'best_{trained.metric.replace("/", "_")}_iter_30.pth'
+    *_, complete, checkpoint, logged, command = log.read_text().splitlines()
+    assert complete.endswith('Training is complete.')
+    path, metric = checkpoint.removeprefix('Best checkpoint: ').split(', ')
+    assert Path(path).resolve() == best
+    assert Path(logged.removeprefix('Log: ')).resolve() == log
+    python, tool, *arguments = command.removeprefix('Evaluate it with: ').split()
+    assert (python, tool) == ('python', 'tools/test.py')
+    metrics = engine.test(*arguments, work_dir=str(tmp_path))
+    assert metric == f'{trained.metric} {metrics[trained.metric]:.4g}'
+
+
+def test_the_demo_draws_predictions_and_skips_what_is_no_image(tmp_path, trained, monkeypatch):
+    broken = tmp_path / 'broken.png'
+    broken.write_text('no image')
+    tool, out = ROOT / 'tools' / 'demo.py', tmp_path / 'out'
+    inputs = [f'{trained.images}/*_[01].png', f'{trained.images}/[01].png']
+    inputs = [pattern for pattern in inputs if list(Path('/').glob(pattern[1:]))]
+    arguments = [*inputs, str(broken), str(trained.config), trained.checkpoint]
+    monkeypatch.setattr(sys, 'argv', [tool.name, *arguments, '--out-dir', str(out)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(tool), run_name='__main__')
+    assert ended.value.code == f'Skipped what is no image: {broken}'
+    names = {'cls': ['dark_0', 'dark_1'], 'seg': ['0', '1']}[trained.task]
+    assert sorted(path.stem for path in (out / 'vis').iterdir()) == names
+    for name in names:
+        with Image.open(out / 'vis' / f'{name}.png') as picture:
+            assert picture.size == (64, 64)
+        prediction = json.loads((out / 'preds' / f'{name}.json').read_text())
+        assert prediction['image'] == str(trained.images / f'{name}.png')
+        if trained.task == 'cls':
+            assert (prediction['pred_label'], prediction['pred_class']) == (1, 'dark')
+            assert prediction['pred_scores'][1] == pytest.approx(prediction['pred_score'])
+        else:
+            assert prediction['classes'] == ['dark', 'bright']
+            label = mmcv.imread(f'{trained.images}/../ann/{name}.png', 'unchanged')
+            agree = coco_mask.decode(prediction['masks'][1]) == label
+            assert agree.mean() > 0.9
+    with pytest.raises(SystemExit) as refused:
+        runpy.run_path(str(tool), run_name='__main__')
+    assert refused.value.code == f'out_dir must be a new or empty folder, but {out} holds files'

@@ -4,6 +4,7 @@ import pickle
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -211,3 +212,51 @@ def test_launchers_pass_everything_on(tmp_path, script):
     usage = subprocess.run([f'tools/{script}', 'x'], cwd=ROOT, capture_output=True, text=True)
     assert usage.returncode == 2
     assert 'usage:' in usage.stderr
+
+
+def test_without_a_best_checkpoint_training_ends_with_the_last(trained):
+    (log,) = trained.glob('*/*.log')
+    validation = next(line for line in read_log(trained) if 'coco/bbox_mAP' in line)
+    *_, checkpoint, _, command = log.read_text().splitlines()
+    found = [f'{name} {validation[name]:.4g}' for name in ('coco/bbox_mAP', 'coco/segm_mAP')]
+    path, *metrics = checkpoint.removeprefix('Last checkpoint: ').split(', ')
+    assert metrics == found
+    assert Path(path).resolve() == trained / 'iter_2.pth'
+    # The config with all overrides, so that the command needs none.
+    config = command.removeprefix('Evaluate it with: python tools/test.py ').split()[0]
+    assert Path(config).resolve() == trained / CONFIG.name
+
+
+def test_inference_repeats_the_predictions_of_testing(tmp_path, trained, digits, digit_options):
+    checkpoint = str(trained / 'iter_2.pth')
+    out = tmp_path / 'predictions.pkl'
+    engine.test(
+        CONFIG,
+        checkpoint,
+        work_dir=str(tmp_path / 'test'),
+        out=str(out),
+        cfg_options=digit_options | {'test_dataloader.batch_size': 1},
+    )
+    tested = pickle.loads(out.read_bytes())[0]
+    (image, *_) = sorted((digits / 'val').iterdir())
+    assert Path(tested['img_path']).name == image.name
+    assert engine.infer([image], trained / CONFIG.name, checkpoint, tmp_path / 'out') == []
+    prediction = json.loads((tmp_path / 'out' / 'preds' / f'{image.stem}.json').read_text())
+    instances = tested['pred_instances']
+    assert prediction['labels'] == instances['labels'].tolist()
+    assert prediction['classes'] == [str(label) for label in prediction['labels']]
+    torch.testing.assert_close(torch.tensor(prediction['scores']), instances['scores'])
+    torch.testing.assert_close(torch.tensor(prediction['bboxes']), instances['bboxes'])
+    assert [m['size'] for m in prediction['masks']] == [[128, 128]] * len(prediction['labels'])
+    assert (tmp_path / 'out' / 'vis' / f'{image.stem}.png').is_file()
+
+
+def test_tensorboard_is_one_option(tmp_path, digit_options):
+    once = digit_options | {'train_cfg.max_iters': 1, 'train_cfg.val_interval': 10}
+    if find_spec('tensorboard') is None:
+        with pytest.raises(ValueError, match='tensorboard needs the package of that name: pip'):
+            engine.train(CONFIG, work_dir=str(tmp_path), tensorboard=True, cfg_options=once)
+        return
+    engine.train(CONFIG, work_dir=str(tmp_path), tensorboard=True, cfg_options=once)
+    assert list(tmp_path.glob('*/vis_data/events.out.tfevents.*'))
+    assert read_log(tmp_path)

@@ -1,0 +1,81 @@
+"""The clusters of an image file: what tools/analysis/visualize_clusters.py does."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import mmcv
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+from ..visualization import draw_clusters, image_normalization, record_ranks
+from .config import set_pretrained
+
+# Without a config: SecViT-T, on images as ImageNet's are normalised.
+DEFAULT_CONFIG = dict(
+    default_scope='mmpretrain',
+    model=dict(
+        backbone=dict(type='SecViT', arch='tiny', variant='released'),
+        data_preprocessor=dict(
+            mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True
+        ),
+    ),
+)
+
+
+def visualize_clusters(
+    image: str | Path,
+    out: str | Path,
+    config: str | Path | None = None,
+    checkpoint: str | None = None,
+    stages: Sequence[int] = (1, 2, 3),
+    block: int = -1,
+    heads: str | int = 'mean',
+) -> Path:
+    """Draw the clusters of an image, at the image's own size.
+
+    Args:
+        image: Image file.
+        out: PNG file to write, which must not exist yet.
+        config: Config of a detector, segmenter or classifier with a SecViT backbone. Defaults to
+            SecViT-T, of the released variant.
+        checkpoint: Weights of the backbone, or of a whole model with it; the authors' file too.
+            Defaults to None: random weights.
+        stages: Stages to draw, counted from 1.
+        block: Which block of each stage, counted from 0; -1 is the last.
+        heads: ``mean``, ``all``, or a head's number from 0, as in
+            :func:`mmsecvit.visualization.cluster_maps`.
+
+    Returns:
+        The path of the picture.
+
+    Raises:
+        FileNotFoundError: If there is no such image or checkpoint.
+        FileExistsError: If ``out`` exists.
+        ValueError: If the image cannot be read, the checkpoint does not fit, or there is no such
+            stage, block or head.
+    """
+    out = Path(out)
+    if out.exists():
+        raise FileExistsError(f'out must be a new file, but {out} exists')
+    if not Path(image).is_file():
+        raise FileNotFoundError(f'image {image} does not exist')
+    pixels = mmcv.imread(image)
+    if pixels is None:
+        raise ValueError(f'image {image} cannot be read')
+    cfg = Config.fromfile(config) if config else Config(DEFAULT_CONFIG)
+    init_default_scope(cfg.default_scope)
+    if checkpoint:
+        set_pretrained(cfg, checkpoint)
+    backbone = MODELS.build(cfg.model.backbone)
+    if checkpoint:
+        backbone.init_weights()
+    normalization = {k: np.array(v) for k, v in image_normalization(cfg).items()}
+    x = torch.from_numpy(mmcv.imnormalize(pixels, **normalization))
+    backbone.eval()
+    with torch.no_grad(), record_ranks(backbone, stages, block) as recorded:
+        backbone(x.permute(2, 0, 1)[None])
+    picture = draw_clusters(mmcv.bgr2rgb(pixels), recorded, heads)
+    mmcv.imwrite(mmcv.rgb2bgr(picture), str(out))
+    return out

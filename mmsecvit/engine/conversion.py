@@ -1,0 +1,84 @@
+"""Converting the authors' released checkpoints: what tools/model_converters does."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..backbones import SecViT
+from ..backbones.secvit import recognize
+from ..checkpoints import check_fit, from_released, is_released, read_state_dict, to_released
+from ..heads import SecViTNeck
+from ..version import __version__
+
+
+def convert_released(src: str | Path, dst: str | Path) -> dict:
+    """Convert a released checkpoint to a classifier's of this package.
+
+    The result serves as weights of mmpretrain's ``ImageClassifier``, and as ``--pretrained`` or
+    ``init_cfg`` of a backbone.
+
+    Args:
+        src: The authors' checkpoint, a local file; with or without the classifier's weights.
+        dst: File to write, which must not exist yet.
+
+    Returns:
+        What is written beside the weights, under ``meta``: ``arch`` (a name, or the dict that
+        makes a network of another size), ``variant``, the source's name and SHA-256, and the
+        versions that converted it.
+
+    Raises:
+        FileNotFoundError: If there is no ``src``.
+        FileExistsError: If ``dst`` exists.
+        ValueError: If ``src`` holds more than data or is not the released network, with the
+            first keys and shapes that differ.
+    """
+    dst = Path(dst)
+    if dst.exists():
+        raise FileExistsError(f'dst must be a new file, but {dst} exists')
+    released = read_state_dict(src)
+    weights = from_released(released)
+    try:
+        arch = _recognize_released(released, weights)
+    except ValueError as error:
+        raise ValueError(f"checkpoint {src} is not of the authors' SecViT: {error}") from None
+    meta = dict(
+        arch=arch,
+        variant='released',
+        source=Path(src).name,
+        source_sha256=hashlib.sha256(Path(src).expanduser().read_bytes()).hexdigest(),
+        mmsecvit_version=__version__,
+        torch_version=str(torch.__version__),
+    )
+    dst.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(dict(meta=meta, state_dict=weights), dst)
+    return meta
+
+
+def _recognize_released(released: dict[str, Tensor], weights: dict[str, Tensor]) -> str | dict:
+    """Tell the architecture, after every name and shape was compared with a network of it."""
+    recognized = recognize(_part(weights, 'backbone.'))
+    if not is_released(released) or not recognized:
+        first = ', '.join(f'{key} {tuple(released[key].shape)}' for key in [*released][:3])
+        raise ValueError(f'its weights begin with {first}')
+    arch = recognized['arch']
+    if isinstance(arch, dict):
+        # An angle is for two of a head's channels.
+        angles = [released.get(f'layers.{i}.RoPE.angle', torch.ones(1)) for i in range(4)]
+        heads = [c // (2 * len(x)) for c, x in zip(arch['embed_dims'], angles, strict=True)]
+        arch = dict(arch, num_heads=tuple(heads))
+    model = nn.ModuleDict(dict(backbone=SecViT(arch, 'released')))
+    if 'neck.proj.weight' in weights:
+        projection, channels = weights['neck.proj.weight'].shape[:2]
+        model['neck'] = SecViTNeck(channels, projection)
+    if 'head.fc.weight' in weights:
+        num_classes, projection = weights['head.fc.weight'].shape
+        model['head'] = nn.ModuleDict(dict(fc=nn.Linear(projection, num_classes)))
+    # Compared by the names in the file, which are those that the user knows.
+    check_fit(to_released(model.state_dict(), model['backbone'].rotary_dims), released)
+    return arch
+
+
+def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}

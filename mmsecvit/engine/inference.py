@@ -1,0 +1,186 @@
+"""Predictions for image files: what tools/demo.py does."""
+
+import glob
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import mmcv
+import numpy as np
+import rich
+from mmengine.config import Config
+from mmengine.utils import track_iter_progress
+from pycocotools import mask as coco_mask
+from torch import nn
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from ..checkpoints import read_checkpoints_as_data
+from .config import check_operators
+from .run import check_weights
+
+# From the path of an image to a picture of the prediction, (H, W, 3) uint8 RGB, and the
+# prediction as plain data.
+Predict = Callable[[str], tuple[np.ndarray, dict]]
+
+
+def infer(
+    images: Sequence[str | Path], config: str | Path, checkpoint: str, out_dir: str | Path
+) -> list[Path]:
+    """Predict with a detector, segmenter or classifier, by its toolbox's inferencer.
+
+    Writes ``vis/NAME.png``, the prediction drawn, and ``preds/NAME.json`` for each image. All
+    JSON files name the image and the classes; those of a detector have mmdet's ``labels``,
+    ``scores``, ``bboxes`` (x1, y1, x2, y2 in pixels) and ``masks``, those of a segmenter
+    ``labels`` and ``masks`` of the classes that are in the image, those of a classifier
+    mmpretrain's ``pred_label``, ``pred_score`` and ``pred_scores``. Masks are COCO's RLE.
+
+    Args:
+        images: Files, folders (their image files are taken, not those of folders in them) and
+            glob patterns.
+        config: Config of the model.
+        checkpoint: Weights of the whole model, a file or an http(s) address.
+        out_dir: New or empty folder.
+
+    Returns:
+        The files that could not be read as an image.
+
+    Raises:
+        FileNotFoundError: If there are no images or there is no such checkpoint.
+        FileExistsError: If ``out_dir`` holds files.
+        ValueError: If two images have one name, the config is of no known toolbox, or the
+            checkpoint is not of its model.
+    """
+    paths = find_images(images)
+    out_dir = Path(out_dir)
+    if out_dir.exists() and any(out_dir.iterdir()):
+        raise FileExistsError(f'out_dir must be a new or empty folder, but {out_dir} holds files')
+    cfg = Config.fromfile(config)
+    if cfg.get('default_scope') not in _INFERENCERS:
+        raise ValueError(
+            f'config must have one of {", ".join(_INFERENCERS)} as its default_scope, '
+            f'got {cfg.get("default_scope")}'
+        )
+    read_checkpoints_as_data()
+    check_operators(cfg)
+    model, predict = _INFERENCERS[cfg.default_scope](cfg, checkpoint)
+    check_weights(model, checkpoint, config)
+    for name in ('vis', 'preds'):
+        (out_dir / name).mkdir(parents=True)
+    unreadable = []
+    with _one_progress_bar():
+        for path in track_iter_progress(paths):
+            if not _is_readable(path):
+                unreadable.append(path)
+                continue
+            picture, prediction = predict(str(path))
+            mmcv.imwrite(mmcv.rgb2bgr(picture), str(out_dir / 'vis' / f'{path.stem}.png'))
+            record = json.dumps(dict(image=str(path), **prediction))
+            (out_dir / 'preds' / f'{path.stem}.json').write_text(record)
+    return unreadable
+
+
+def find_images(images: Sequence[str | Path]) -> list[Path]:
+    """List the files that files, folders and glob patterns stand for.
+
+    Raises:
+        FileNotFoundError: If one of them stands for no file.
+        ValueError: If two files differ in folder or suffix alone, so that one's results would
+            replace the other's.
+    """
+    paths: dict[str, Path] = {}
+    for given in images:
+        if Path(given).is_dir():
+            found = [p for p in Path(given).iterdir() if p.suffix.lower() in IMG_EXTENSIONS]
+        elif Path(given).is_file():
+            found = [Path(given)]
+        else:
+            found = [Path(name) for name in glob.glob(str(given))]
+        if not found:
+            raise FileNotFoundError(f'images must be files, folders or patterns; {given} has none')
+        for path in sorted(found):
+            if paths.setdefault(path.stem, path) != path:
+                raise ValueError(
+                    f'images must have different names, got {paths[path.stem]} and {path}'
+                )
+    return list(paths.values())
+
+
+def _detector(cfg: Config, checkpoint: str) -> tuple[nn.Module, Predict]:
+    from mmdet.apis import DetInferencer
+
+    inferencer = DetInferencer(cfg, checkpoint)
+
+    def predict(path: str) -> tuple[np.ndarray, dict]:
+        results = inferencer(path, return_vis=True)
+        (prediction,) = results['predictions']
+        names = inferencer.model.dataset_meta['classes']
+        classes = [names[label] for label in prediction['labels']]
+        return results['visualization'][0], dict(classes=classes, **prediction)
+
+    return inferencer.model, predict
+
+
+def _segmenter(cfg: Config, checkpoint: str) -> tuple[nn.Module, Predict]:
+    from mmseg.apis import MMSegInferencer
+
+    inferencer = MMSegInferencer(cfg, checkpoint)
+
+    def predict(path: str) -> tuple[np.ndarray, dict]:
+        results = inferencer(path, return_vis=True)
+        segmentation = results['predictions']
+        labels = np.unique(segmentation).tolist()
+        masks = [coco_mask.encode(np.asfortranarray(segmentation == i, np.uint8)) for i in labels]
+        names = inferencer.model.dataset_meta['classes']
+        prediction = dict(
+            classes=[names[label] for label in labels],
+            labels=labels,
+            masks=[dict(mask, counts=mask['counts'].decode()) for mask in masks],
+        )
+        return results['visualization'], prediction
+
+    return inferencer.model, predict
+
+
+def _classifier(cfg: Config, checkpoint: str) -> tuple[nn.Module, Predict]:
+    from mmpretrain.apis import ImageClassificationInferencer
+    from mmpretrain.visualization import UniversalVisualizer
+
+    inferencer = ImageClassificationInferencer(cfg, checkpoint)
+    visualizer = UniversalVisualizer()
+
+    def predict(path: str) -> tuple[np.ndarray, dict]:
+        samples = inferencer(path, return_datasamples=True)
+        (prediction,) = inferencer.postprocess(samples, visualization=None)
+        picture = visualizer.visualize_cls(
+            mmcv.imread(path, channel_order='rgb'),
+            samples[0],
+            classes=inferencer.classes,
+            draw_gt=False,
+        )
+        scores = prediction['pred_scores'].tolist()
+        return picture, {'classes': inferencer.classes, **prediction, 'pred_scores': scores}
+
+    return inferencer.model, predict
+
+
+_INFERENCERS = {'mmdet': _detector, 'mmseg': _segmenter, 'mmpretrain': _classifier}
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        return mmcv.imread(path) is not None
+    except (OSError, cv2.error):
+        return False
+
+
+@contextmanager
+def _one_progress_bar() -> Iterator[None]:
+    """Silence the bars that inferencers draw, one for each image, beside that over all images."""
+    console = rich.get_console()
+    quiet, console.quiet = console.quiet, True
+    try:
+        yield
+    finally:
+        console.quiet = quiet

@@ -1,0 +1,90 @@
+"""Hooks for a config's ``custom_hooks``."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import mmcv
+import numpy as np
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from .clusters import draw_clusters, record_ranks
+
+
+@HOOKS.register_module()
+class ClusterVisualizationHook(Hook):
+    """Log the clusters of a training image to the visualiser, and so to all of its backends.
+
+    It looks on while the training step computes: no pass is added, and no result changes.
+
+    Args:
+        interval: Number of iterations from one picture to the next. Defaults to 500.
+        stages: Stages to draw, counted from 1. Defaults to (1, 2, 3).
+        block: Which block of each stage, counted from 0. Defaults to -1, the last.
+        heads: As in :func:`mmsecvit.visualization.cluster_maps`. Defaults to ``mean``.
+
+    Example:
+        >>> custom_hooks = [dict(type='ClusterVisualizationHook', interval=1000)]
+    """
+
+    def __init__(
+        self,
+        interval: int = 500,
+        stages: Sequence[int] = (1, 2, 3),
+        block: int = -1,
+        heads: str | int = 'mean',
+    ) -> None:
+        if interval < 1:
+            raise ValueError(f'interval must be at least 1, got {interval}')
+        self.interval = interval
+        self.stages = stages
+        self.block = block
+        self.heads = heads
+        self._recording = ExitStack()
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
+        """Begin to record, if this iteration is to be drawn."""
+        if not self.every_n_train_iters(runner, self.interval):
+            return
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self._recorded = self._recording.enter_context(
+            record_ranks(model.backbone, self.stages, self.block)
+        )
+        handle = model.backbone.register_forward_pre_hook(self._keep_image)
+        self._recording.callback(handle.remove)
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Draw what was recorded."""
+        if not self.every_n_train_iters(runner, self.interval):
+            return
+        self._recording.close()
+        normalization = {k: np.array(v) for k, v in image_normalization(runner.cfg).items()}
+        to_bgr = normalization.pop('to_rgb')
+        image = mmcv.imdenormalize(self._image, **normalization, to_bgr=to_bgr)
+        image = mmcv.bgr2rgb(image.clip(0, 255).round().astype(np.uint8))
+        picture = draw_clusters(image, self._recorded, self.heads)
+        runner.visualizer.add_image('clusters', picture, step=runner.iter + 1)
+
+    def _keep_image(self, backbone: nn.Module, inputs: tuple[Tensor]) -> None:
+        self._image = inputs[0][0].detach().float().permute(1, 2, 0).cpu().numpy()
+
+
+def image_normalization(cfg: Config) -> dict:
+    """What a config's data preprocessor does to pixels: ``mean``, ``std``, ``to_rgb``."""
+    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    # mmpretrain has another name for the switch than mmdet and mmseg.
+    to_rgb = preprocessor.get('bgr_to_rgb') or preprocessor.get('to_rgb')
+    mean, std = preprocessor.get('mean') or [0, 0, 0], preprocessor.get('std') or [1, 1, 1]
+    return dict(mean=mean, std=std, to_rgb=bool(to_rgb))

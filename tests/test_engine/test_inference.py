@@ -1,0 +1,37 @@
+import pytest
+
+from mmsecvit.engine import infer
+from mmsecvit.engine.inference import find_images
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ('b.png', 'a.JPG', 'notes.txt', 'more/a.png', 'x[1].png'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def test_files_folders_and_patterns_are_found(folder):
+    def names(*images):
+        return [str(path.relative_to(folder)) for path in find_images(images)]
+
+    assert names(folder) == ['a.JPG', 'b.png', 'x[1].png']
+    assert names(folder / 'notes.txt', f'{folder}/?.*') == ['notes.txt', 'a.JPG', 'b.png']
+    assert names(f'{folder}/**/?.png') == ['more/a.png']
+    # A file is taken at its word before its name is read as a pattern.
+    assert names(f'{folder}/x[1].png', folder / 'b.png', folder / 'b.png') == ['x[1].png', 'b.png']
+
+
+def test_images_that_cannot_be_told_apart_or_are_not_there_are_refused(folder):
+    with pytest.raises(ValueError, match=r'images must have different names, got .*a.JPG and '):
+        find_images([folder, folder / 'more'])
+    for absent in ('absent.png', '*.gif'):
+        with pytest.raises(FileNotFoundError, match='files, folders or patterns; .* has none'):
+            find_images([folder / absent])
+
+
+def test_a_config_of_no_toolbox_is_refused(folder):
+    (folder / 'config.py').write_text("default_scope = 'mmengine'\n")
+    with pytest.raises(ValueError, match='mmdet, mmseg, mmpretrain as its default_scope, got mme'):
+        infer([folder], folder / 'config.py', 'no.pth', folder / 'out')

@@ -1,0 +1,22 @@
+"""Convert a checkpoint that SecViT's authors released to this package's names."""
+
+import argparse
+import sys
+
+from mmsecvit.engine import convert_released
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('src', help="the authors' checkpoint")
+    parser.add_argument('dst', help='new file to write')
+    args = parser.parse_args()
+    try:
+        meta = convert_released(args.src, args.dst)
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        sys.exit(str(error))
+    print(f'{args.dst}: SecViT(arch={meta["arch"]!r}, variant={meta["variant"]!r})')
+
+
+if __name__ == '__main__':
+    main()
