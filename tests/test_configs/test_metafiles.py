@@ -1,0 +1,41 @@
+"""What `mim` reads: the index, and a metafile for each family."""
+
+from pathlib import Path
+
+import yaml
+
+from mmsecvit.analysis import ROWS
+
+ROOT = Path(__file__).parents[2]
+# mmsecvit.analysis has the evaluators' names.
+METRICS = {'paper box AP': 'coco/bbox_mAP', 'paper mask AP': 'coco/segm_mAP', 'paper mIoU': 'mIoU'}
+
+
+def read_models():
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+    files = [yaml.safe_load((ROOT / name).read_text()) for name in index['Import']]
+    collections = {c['Name'] for file in files for c in file['Collections']}
+    return collections, [model for file in files for model in file['Models']]
+
+
+def test_every_dense_experiment_is_listed_once():
+    collections, models = read_models()
+    dense = sorted(p.stem for p in (ROOT / 'configs').glob('*_secvit_[tsbl]_*[xk].py'))
+    assert len(dense) == 32
+    assert sorted(model['Name'] for model in models) == dense
+    for model in models:
+        assert model['Config'] == f'configs/{model["Name"]}.py'
+        assert model['In Collection'] in collections
+        assert 'Weights' not in model  # nobody hosts any
+
+
+def test_results_are_the_papers():
+    rows = {row.config: row for row in ROWS}
+    for model in read_models()[1]:
+        found = {}
+        for result in model.get('Results', []):
+            found |= {METRICS[name]: value for name, value in result['Metrics'].items()}
+        row = rows.get(model['Name'])
+        # Metafiles have what a table's main columns have.
+        expected = {k: v for k, v in row.results.items() if k in METRICS.values()} if row else {}
+        assert found == expected
