@@ -1,7 +1,12 @@
+import os
 from pathlib import Path
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    # Without a GPU the kernels run in Triton's interpreter, which it decides when it is imported.
+    os.environ['TRITON_INTERPRET'] = '1'
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / 'shared'

@@ -141,7 +141,10 @@ def test_sdpa_sorts_once_holds_no_attention_matrix_and_gathers_gradients(length)
         (dict(v=torch.randn(1, 2, 10, 4)), r'v must have the shape of q, \(1, 2, 10, 8\)'),
         (dict(v=torch.randn(1, 2, 10, 8).half()), 'v must have the dtype and device of q'),
         (dict(num_clusters=0), 'num_clusters must be at least 1, got 0'),
-        (dict(backend='flash'), "backend must be one of auto, reference, sdpa, got 'flash'"),
+        (
+            dict(backend='flash'),
+            "backend must be one of auto, reference, sdpa, triton, got 'flash'",
+        ),
         (dict(order=torch.zeros(1, 2, 9, dtype=torch.int64)), 'order must be int64 of the shape'),
         (dict(order=torch.zeros(1, 2, 10)), 'order must be int64 of the shape'),
     ],

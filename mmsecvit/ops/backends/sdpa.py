@@ -1,7 +1,5 @@
 """Attention inside clusters on torch's fused attention."""
 
-from itertools import pairwise
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -33,9 +31,9 @@ def sdpa_attention(
         return F.scaled_dot_product_attention(q, k, v, scale=scale)
 
     length, num_clusters = bounds[-1], len(bounds) - 1
-    size, num_larger = divmod(length, num_clusters)
+    size, num_larger = length // num_clusters, length % num_clusters
     if num_larger:
-        order = order[..., _ranks_by_cluster_size(bounds, order.device)]
+        order = order[..., _smaller_clusters_first(length, num_clusters, order.device)]
 
     inverse = invert_order(order)
     q, k, v = (permute_tokens(x, order, inverse) for x in (q, k, v))
@@ -64,16 +62,18 @@ def _attend_in_equal_clusters(
     return F.scaled_dot_product_attention(*grouped, scale=scale).reshape(q.shape)
 
 
-def _ranks_by_cluster_size(bounds: list[int], device: torch.device) -> Tensor:
+def _smaller_clusters_first(length: int, num_clusters: int, device: torch.device) -> Tensor:
     """All ranks, (L,), those of the smaller clusters before those of the larger ones."""
-    starts_by_size: dict[int, list[int]] = {}
-    for start, end in pairwise(bounds):
-        starts_by_size.setdefault(end - start, []).append(start)
+    size, num_larger = length // num_clusters, length % num_clusters
+    num_smaller = num_clusters - num_larger
+    # Cluster c is a larger one where c * num_larger // num_clusters is about to rise.
+    smaller = torch.arange(num_smaller, device=device) * num_clusters // num_smaller
+    larger = (torch.arange(1, num_larger + 1, device=device) * num_clusters - 1) // num_larger
     return torch.cat(
         [
             (
-                torch.tensor(starts, device=device)[:, None] + torch.arange(size, device=device)
+                (clusters * length // num_clusters)[:, None] + torch.arange(tokens, device=device)
             ).flatten()
-            for size, starts in sorted(starts_by_size.items())
+            for clusters, tokens in ((smaller, size), (larger, size + 1))
         ]
     )

@@ -1,0 +1,180 @@
+"""What the benchmarks share: interleaved timing, peak memory, the table and the picture."""
+
+import argparse
+import gc
+import multiprocessing
+import platform
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+# Builds what a side runs; picklable, since memory on the CPU is measured in a process of its own.
+Build = Callable[[], Callable[[], object]]
+
+
+class Cost(NamedTuple):
+    """Cost of one run: seconds, the median of all runs; bytes at the peak, above those before."""
+
+    seconds: float
+    memory: int
+
+
+def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
+    parser.add_argument('--device', type=torch.device, default='cpu', help='cpu, cuda, cuda:1, ...')
+    parser.add_argument(
+        '--dtype', default='float32', choices=['float32', 'float16', 'bfloat16'], help='precision'
+    )
+    parser.add_argument('--compile', action='store_true', help='compile every side')
+    parser.add_argument('--rounds', type=int, default=5, help='timed runs of each side')
+    parser.add_argument('--out', type=Path, default=out, help='PNG file to write')
+
+
+def check_out(out: Path) -> None:
+    """Refuse to start rather than to overwrite a picture in the end."""
+    if out.exists():
+        sys.exit(f'{out} exists: name another file with --out')
+    out.parent.mkdir(parents=True, exist_ok=True)
+
+
+def measure(sides: dict[str, Build], device: torch.device, rounds: int) -> dict[str, Cost]:
+    """Time the sides in turns, so that what else the machine does meets all of them alike."""
+    memory = {name: peak_memory(build, device) for name, build in sides.items()}
+    runs = {name: build() for name, build in sides.items()}
+    for run in runs.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            seconds[name].append(_time(run, device))
+    return {name: Cost(statistics.median(seconds[name]), memory[name]) for name in sides}
+
+
+def _time(run: Callable[[], object], device: torch.device) -> float:
+    gc.collect()
+    _synchronize(device)
+    start = time.perf_counter()
+    run()
+    _synchronize(device)
+    return time.perf_counter() - start
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(build: Build, device: torch.device) -> int:
+    """Bytes that one run needs at its peak above what was there before it."""
+    if device.type == 'cuda':
+        run = build()
+        run()
+        gc.collect()
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) - before
+    # Freed memory stays with a process: only a new one shows what a run needs.
+    context = multiprocessing.get_context('spawn')
+    with context.Pool(1, torch.set_num_threads, [torch.get_num_threads()]) as pool:
+        return pool.apply(_grown_resident_memory, [build])
+
+
+def _grown_resident_memory(build: Build) -> int:
+    run = build()
+    before = _resident_memory('VmRSS')
+    run()
+    return _resident_memory('VmHWM') - before
+
+
+def _resident_memory(kind: str) -> int:
+    """Bytes of this process in main memory by Linux's count: VmRSS now, VmHWM at the peak."""
+    status = Path('/proc/self/status').read_text()
+    return int(re.search(rf'{kind}:\s*(\d+) kB', status)[1]) * 1024
+
+
+def table(costs: dict[str, dict[str, Cost]]) -> str:
+    """Markdown: a row for each case and side; ratios are over the case's first side."""
+    lines = ['| case | side | ms | ratio | MiB | ratio |', '|---|---|---|---|---|---|']
+    for case, sides in costs.items():
+        first = next(iter(sides.values()))
+        for name, cost in sides.items():
+            lines.append(
+                f'| {case} | {name} | {cost.seconds * 1e3:.2f} | '
+                f'{cost.seconds / first.seconds:.2f} | {cost.memory / 2**20:.0f} | '
+                f'{cost.memory / max(first.memory, 1):.2f} |'
+            )
+    return '\n'.join(lines)
+
+
+def setting(args: argparse.Namespace) -> str:
+    """What figures belong to: precision, machine and versions."""
+    if args.device.type == 'cuda':
+        hardware = torch.cuda.get_device_name(args.device)
+    else:
+        model = re.search(r'model name\s*: (.*)', Path('/proc/cpuinfo').read_text())
+        hardware = f'{model[1] if model else platform.machine()}, {torch.get_num_threads()} threads'
+    compiled = 'compiled' if args.compile else 'eager'
+    return f'{args.dtype}, {compiled}; {hardware}; torch {torch.__version__}'
+
+
+def draw_bars(costs: dict[str, dict[str, Cost]], title: str, out: Path) -> None:
+    """Ratios of time and memory over each case's first side."""
+    figure = Figure(figsize=(12, 8), dpi=120, layout='constrained')
+    FigureCanvasAgg(figure)
+    names = list(dict.fromkeys(name for sides in costs.values() for name in sides))
+    for axes, field in zip(figure.subplots(2, 1, sharex=True), Cost._fields, strict=True):
+        for i, name in enumerate(names):
+            ratios = [_ratio(sides, name, field) for sides in costs.values()]
+            places = np.arange(len(costs)) + (i - (len(names) - 1) / 2) * 0.8 / len(names)
+            axes.bar(places, ratios, 0.8 / len(names), label=name)
+        axes.set_xticks(range(len(costs)), list(costs))
+        axes.set_ylabel(f'{field} / {names[0]}')
+        axes.axhline(1, color='black', linewidth=0.8)
+        axes.grid(axis='y', alpha=0.3)
+    figure.axes[0].set_title(title)
+    figure.axes[0].legend()
+    figure.savefig(out)
+
+
+def _ratio(sides: dict[str, Cost], name: str, field: str) -> float:
+    if name not in sides:
+        return float('nan')
+    return getattr(sides[name], field) / max(getattr(next(iter(sides.values())), field), 1e-9)
+
+
+def exponents(
+    costs: dict[str, dict[str, Cost]], pixels: Sequence[int], field: str
+) -> dict[str, float]:
+    """Exponent of each side's growth with the pixels, by least squares of the logarithms."""
+    return {
+        name: np.polyfit(
+            np.log(pixels), np.log([getattr(sides[name], field) for sides in costs.values()]), 1
+        )[0]
+        for name in next(iter(costs.values()))
+    }
+
+
+def draw_growth(
+    costs: dict[str, dict[str, Cost]], pixels: Sequence[int], title: str, out: Path
+) -> None:
+    """Time and memory over pixels, both logarithmic, with the exponent of each line."""
+    figure = Figure(figsize=(12, 5), dpi=120, layout='constrained')
+    FigureCanvasAgg(figure)
+    for axes, field in zip(figure.subplots(1, 2), Cost._fields, strict=True):
+        for name, exponent in exponents(costs, pixels, field).items():
+            values = [getattr(sides[name], field) for sides in costs.values()]
+            axes.loglog(pixels, values, 'o-', label=f'{name}: pixels^{exponent:.2f}')
+        axes.set(title=field, xlabel='pixels', ylabel={'seconds': 's', 'memory': 'bytes'}[field])
+        axes.legend()
+        axes.grid(alpha=0.3, which='both')
+    figure.suptitle(title)
+    figure.savefig(out)
