@@ -51,8 +51,8 @@ def sec_attention(
         backend: ``auto``, ``reference`` (the paper line by line, any dtype, holds every
             attention matrix), ``sdpa`` (torch's fused attention on permuted tokens) or
             ``triton`` (one fused kernel that permutes nothing; CUDA; float32, float16 and
-            bfloat16; heads of at most 128 channels). ``auto`` is ``triton`` where it can run,
-            else ``sdpa``.
+            bfloat16; heads of at most 128 channels). ``auto`` is ``sdpa``: ``triton`` has
+            been tested in Triton's interpreter only, not yet on a GPU.
 
     Returns:
         (B, heads, L, d), tokens in the order of ``q``, dtype of ``q`` or else autocast's.
@@ -94,7 +94,7 @@ def sec_attention(
         )
 
     if backend == 'auto':
-        backend = 'triton' if q.is_cuda and triton_obstacle(q) is None else 'sdpa'
+        backend = 'sdpa'
     elif backend == 'triton' and (obstacle := triton_obstacle(q)):
         raise ValueError(
             f"backend 'triton' {obstacle}, got {q.dtype} on {q.device} "

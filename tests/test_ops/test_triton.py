@@ -109,16 +109,6 @@ def test_compiling_keeps_it_in_one_graph_for_all_lengths():
     assert compiles == [1]
 
 
-def test_auto_takes_triton_on_a_gpu_and_only_there():
-    from torch.profiler import profile
-
-    q, k, v = torch.randn(3, 1, 1, 12, 8, device=DEVICE)
-    with profile() as recorded:
-        sec_attention(q, k, v, 2)
-    names = {event.name for event in recorded.events()}
-    assert ('mmsecvit::sec_attention' in names) == (DEVICE == 'cuda')
-
-
 @pytest.mark.parametrize(
     ('dtype', 'dims', 'message'),
     [
