@@ -1,23 +1,5 @@
-custom_imports = dict(imports=['mmsecvit'])
-norm_cfg = dict(type='SyncBN')
+_base_ = './segmenter_secvit.py'
 model = dict(
-    type='EncoderDecoder',
-    data_preprocessor=dict(
-        type='SegDataPreProcessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        size=(512, 512),
-        pad_val=0,
-        seg_pad_val=255,
-    ),
-    backbone=dict(
-        type='SecViT',
-        arch='tiny',
-        variant='released',
-        norm_cfg=norm_cfg,
-        out_norm=True,
-    ),
     neck=dict(type='FPN', in_channels=[64, 128, 256, 512], out_channels=256, num_outs=4),
     decode_head=dict(
         type='FPNHead',
@@ -27,10 +9,8 @@ model = dict(
         channels=128,
         dropout_ratio=0.1,
         num_classes=150,
-        norm_cfg=norm_cfg,
+        norm_cfg=dict(type='SyncBN'),
         align_corners=False,
         loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
     ),
-    train_cfg=dict(),
-    test_cfg=dict(mode='whole'),
 )
