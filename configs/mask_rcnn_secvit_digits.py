@@ -37,21 +37,23 @@ model = dict(
             num_classes=len(classes),
             reg_class_agnostic=True,
         ),
-        mask_roi_extractor=dict(out_channels=width, roi_layer=roi_layer),
+        # Masks of 14x14: the digits were 8x8 once. Pooling 14x14 for masks of 28x28 would take a
+        # sixth of the time.
+        mask_roi_extractor=dict(
+            out_channels=width, roi_layer=dict(output_size=7, sampling_ratio=1)
+        ),
         mask_head=dict(
             num_convs=2,
             in_channels=width,
             conv_out_channels=width,
             num_classes=len(classes),
             class_agnostic=True,
-            # Otherwise masks are what short training leaves behind.
-            loss_mask=dict(loss_weight=2.0),
         ),
     ),
     train_cfg=dict(
         rpn_proposal=proposals,
         # RoIs of a scene, half of them on digits: they carry the losses of boxes and masks.
-        rcnn=dict(sampler=dict(num=24, pos_fraction=0.5)),
+        rcnn=dict(sampler=dict(num=24, pos_fraction=0.5), mask_size=14),
     ),
     test_cfg=dict(rpn=proposals),
 )
@@ -103,7 +105,7 @@ test_evaluator = val_evaluator
 
 # From scratch, and short: twenty times the learning rate of fine-tuning on COCO, down to nought
 # along a cosine.
-max_iters = 640
+max_iters = 800
 warm_up = 50
 optim_wrapper = dict(
     type='OptimWrapper',
@@ -127,3 +129,4 @@ default_hooks = dict(
     visualization=dict(score_thr=0.5),
 )
 log_processor = dict(by_epoch=False, window_size=20)
+randomness = dict(seed=0)
