@@ -105,7 +105,7 @@ test_evaluator = val_evaluator
 
 # From scratch, and short: twenty times the learning rate of fine-tuning on COCO, down to nought
 # along a cosine.
-max_iters = 800
+max_iters = 700
 warm_up = 50
 optim_wrapper = dict(
     type='OptimWrapper',

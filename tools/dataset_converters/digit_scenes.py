@@ -10,7 +10,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('out', nargs='?', default='data/digit_scenes', help='folder to write to')
     parser.add_argument('--num-train', type=int, default=2000, help='scenes for training')
-    parser.add_argument('--num-val', type=int, default=200, help='scenes for validation')
+    parser.add_argument('--num-val', type=int, default=100, help='scenes for validation')
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
     try:
