@@ -99,7 +99,7 @@ def test_roi_heads_see_a_thousand_boxes_and_a_hundred_masks():
     parts = count_complexity(CONFIGS / 'mask_rcnn_secvit_digits.py', (64, 96))
     box = 7 * 7 * 48 * 256 + 256 * 256 + 256 * (11 + 4)
     assert parts['bbox_head'].module_flops == 1000 * box
-    mask = 14 * 14 * 48 * (2 * 9 * 48 + 4 * 48) + 28 * 28 * 48
+    mask = 7 * 7 * 48 * (2 * 9 * 48 + 4 * 48) + 14 * 14 * 48
     assert parts['mask_head'].module_flops == 100 * mask
     assert list(parts)[-4:] == ['neck', 'rpn_head', 'bbox_head', 'mask_head']
 
