@@ -152,6 +152,10 @@ def check_weights(model: nn.Module, checkpoint: str, config: str | Path) -> None
 def _build_runner(cfg: Config) -> Runner:
     read_checkpoints_as_data()
     check_operators(cfg)
+    if 'visualizer' in cfg:
+        # Without a name mmengine gives it the run's own. Under the one name that the toolboxes give
+        # to all, a second run in this process would get the first one's visualiser and folder.
+        cfg.visualizer.pop('name', None)
     if get_device() == 'cpu':
         adapt_to_cpu(cfg)
         # mmengine's own initialisation asks CUDA for its devices, whatever the backend.
