@@ -3,16 +3,25 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from packaging.version import Version
 
 from mmsecvit.ops import sec_attention, semantic_order
 from mmsecvit.ops.backends.triton import AVAILABLE
 
-pytestmark = pytest.mark.skipif(
-    not AVAILABLE, reason='the Triton backend needs the package triton and torch 2.7 or newer'
-)
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+pytestmark = [
+    pytest.mark.skipif(
+        not AVAILABLE, reason='the Triton backend needs the package triton and torch 2.7 or newer'
+    ),
+    pytest.mark.skipif(
+        DEVICE == 'cpu' and Version(np.__version__) >= Version('2.4'),
+        reason='the interpreter of Triton 3.6 turns arrays of one element into numbers, and '
+        'NumPy 2.4 no longer does',
+    ),
+]
 
 
 def attend(backend, dtype, qkv, order, num_clusters, weights):
