@@ -4,11 +4,17 @@ from pathlib import Path
 
 import yaml
 
+from mmsecvit import list_models
 from mmsecvit.analysis import ROWS
 
 ROOT = Path(__file__).parents[2]
 # mmsecvit.analysis has the evaluators' names.
-METRICS = {'paper box AP': 'coco/bbox_mAP', 'paper mask AP': 'coco/segm_mAP', 'paper mIoU': 'mIoU'}
+METRICS = {
+    'paper box AP': 'coco/bbox_mAP',
+    'paper mask AP': 'coco/segm_mAP',
+    'paper mIoU': 'mIoU',
+    'paper top-1': 'accuracy/top1',
+}
 
 
 def read_models():
@@ -18,11 +24,12 @@ def read_models():
     return collections, [model for file in files for model in file['Models']]
 
 
-def test_every_dense_experiment_is_listed_once():
+def test_every_experiment_is_listed_once():
     collections, models = read_models()
     dense = sorted(p.stem for p in (ROOT / 'configs').glob('*_secvit_[tsbl]_*[xk].py'))
     assert len(dense) == 32
-    assert sorted(model['Name'] for model in models) == dense
+    classifiers = [f'{name}_in1k' for name in list_models()]
+    assert sorted(model['Name'] for model in models) == sorted(dense + classifiers)
     for model in models:
         assert model['Config'] == f'configs/{model["Name"]}.py'
         assert model['In Collection'] in collections
