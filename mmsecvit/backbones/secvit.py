@@ -19,7 +19,7 @@ from ..layers import (
     conv_stem,
     downsampling,
     patch_stem,
-    rotary_tables,
+    rotary_table,
 )
 from .base import PyramidBackbone, drop_path_rates, find_arch
 
@@ -102,7 +102,7 @@ class SecViTBlock(BaseModule):
         self.scale2 = LayerScale(embed_dims, scale=1e-6) if layer_scale else nn.Identity()
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def forward(self, x: Tensor, rotary: Tensor | None = None) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C); ``rotary`` as in :class:`SECA`."""
         if self.cpe is not None:
             x = x + self.cpe(x)
@@ -258,12 +258,12 @@ class SecViT(PyramidBackbone):
         self._freeze()
 
     def block_inputs(self, i: int, x: Tensor) -> tuple:
-        """The rotary tables of the grid, where the variant has them."""
+        """The rotary table of the grid, where the variant has them."""
         if self.rotary_dims is None:
             return ()
         # Angles grow with the position: half precision would blur neighbouring tokens.
         dtype = torch.promote_types(x.dtype, torch.float32)
-        return (rotary_tables(x.shape[1], x.shape[2], self.rotary_dims[i], dtype, x.device),)
+        return (rotary_table(x.shape[1], x.shape[2], self.rotary_dims[i], dtype, x.device),)
 
     def advise(self, weights: dict[str, Tensor]) -> str:
         """Say which arguments make this the backbone of other weights, if any do."""

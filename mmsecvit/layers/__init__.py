@@ -4,7 +4,7 @@ from .attention import SECA, CrossShapedAttention, KMeansAttention, WindowAttent
 from .convolution import DepthwiseConv2d, conv_stem, downsampling, patch_stem
 from .ffn import FFN
 from .position import WindowPosition
-from .rotary import rotary_tables, rotate
+from .rotary import rotary_table, rotate
 
 __all__ = [
     'FFN',
@@ -17,6 +17,6 @@ __all__ = [
     'conv_stem',
     'downsampling',
     'patch_stem',
-    'rotary_tables',
+    'rotary_table',
     'rotate',
 ]

@@ -38,12 +38,12 @@ class GroupedAttention(nn.Module):
         """Attend within groups: (B, heads, H * W, d) three times to the same once."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def forward(self, x: Tensor, rotary: Tensor | None = None) -> Tensor:
         """Attend within groups.
 
         Args:
             x: Tokens on their grid, (B, H, W, C).
-            rotary: Tables of :func:`rotary_tables` for this grid, or None for no rotary
+            rotary: Table of :func:`rotary_table` for this grid, or None for no rotary
                 embedding.
 
         Returns:
@@ -58,7 +58,7 @@ class GroupedAttention(nn.Module):
         return self.proj(out)
 
     def split_heads(
-        self, qkv: Tensor, rotary: tuple[Tensor, Tensor] | None = None
+        self, qkv: Tensor, rotary: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Split the projection (B, H, W, 3C) into what attends, and turn queries and keys.
 
@@ -73,7 +73,7 @@ class GroupedAttention(nn.Module):
             qkv, 'b h w (three heads d) -> three b heads (h w) d', three=3, heads=self.num_heads
         )
         if rotary is not None:
-            q, k = rotate(q, *rotary), rotate(k, *rotary)
+            q, k = rotate(q, rotary), rotate(k, rotary)
         return q, k, v
 
 

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 
-def rotary_tables(
+def rotary_table(
     height: int, width: int, head_dims: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of each token's rotation.
+) -> Tensor:
+    """Each token's rotation, as complex numbers of length one.
 
     Each pair of neighbouring channels turns by its frequency times a position: the first half
     of the channels with the row index, the second with the column index. There are
@@ -17,11 +17,11 @@ def rotary_tables(
         height: Rows of the grid.
         width: Columns of the grid.
         head_dims: Channels of a head, a multiple of 4.
-        dtype: Floating dtype of the tables.
-        device: Device of the tables.
+        dtype: Floating dtype of the angles, float32 or float64.
+        device: Device of the table.
 
     Returns:
-        Cosines and sines, each (height * width, head_dims / 2).
+        (height * width, head_dims / 2), the complex dtype of ``dtype``.
     """
     exponents = torch.linspace(0, 1, head_dims // 4, dtype=dtype, device=device)
     frequencies = 10000**-exponents
@@ -30,20 +30,20 @@ def rotary_tables(
     by_row = (rows * frequencies).expand(height, width, -1)
     by_column = (columns * frequencies).expand(height, width, -1)
     angles = torch.cat([by_row, by_column], dim=-1).flatten(0, 1)
-    return angles.cos(), angles.sin()
+    return torch.complex(angles.cos(), angles.sin())
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(x: Tensor, rotary: Tensor) -> Tensor:
     """Turn each pair of neighbouring channels by its token's angle.
 
     Args:
         x: Tokens, (B, heads, L, d).
-        cos: Cosines, (L, d / 2).
-        sin: Sines, (L, d / 2).
+        rotary: Table of :func:`rotary_table`, (L, d / 2).
 
     Returns:
-        (B, heads, L, d), dtype of ``x``; computed in the wider dtype of ``x`` and the tables.
+        (B, heads, L, d), dtype of ``x``; computed in the dtype of the table.
     """
-    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
-    return turned.flatten(-2).to(x.dtype)
+    # As complex numbers the pairs are read and written once, where they lie.
+    pairs = x.to(rotary.real.dtype).unflatten(-1, (-1, 2))
+    turned = torch.view_as_complex(pairs) * rotary
+    return torch.view_as_real(turned).flatten(-2).to(x.dtype)

@@ -95,33 +95,31 @@ def invert_order(order: Tensor) -> Tensor:
     return torch.zeros_like(order).scatter_(-1, order, ranks.expand_as(order))
 
 
-def permute_tokens(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-    """Bring the tokens of each head into a given order.
+def permute_rows(x: Tensor, rows: Tensor, inverse: Tensor) -> Tensor:
+    """Bring rows into a given order.
 
     The gradient is a gather by the inverse permutation: no scatter-add, so it is
     deterministic and free of atomics.
 
     Args:
-        x: Tokens, (B, heads, L, d).
-        order: Permutation of each head's tokens, (B, heads, L), int64.
-        inverse: The inverse of ``order``, as from :func:`invert_order`.
+        x: Rows, (N, d).
+        rows: A permutation, (N,), int64.
+        inverse: The inverse of ``rows``, as from :func:`invert_order`.
 
     Returns:
-        The tokens, (B, heads, L, d): ``x[b, h, order[b, h, i]]`` at ``[b, h, i]``.
+        (N, d): ``x[rows[i]]`` at ``i``.
     """
-    return _PermuteTokens.apply(x, order, inverse)
+    return _PermuteRows.apply(x, rows, inverse)
 
 
-class _PermuteTokens(torch.autograd.Function):
+class _PermuteRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(order, inverse)
-        batch = torch.arange(x.shape[0], device=x.device)[:, None, None]
-        heads = torch.arange(x.shape[1], device=x.device)[:, None]
-        # Indexing copies whole rows; gather would read one index for each channel.
-        return x[batch, heads, order]
+    def forward(ctx, x: Tensor, rows: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, inverse)
+        # Copies whole rows; gather would read one index for each channel.
+        return x.index_select(0, rows)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        order, inverse = ctx.saved_tensors
-        return permute_tokens(grad, inverse, order), None, None
+        rows, inverse = ctx.saved_tensors
+        return permute_rows(grad, inverse, rows), None, None

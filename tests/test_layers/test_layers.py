@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmsecvit.layers import FFN, SECA, conv_stem, downsampling, rotary_tables, rotate
+from mmsecvit.layers import FFN, SECA, conv_stem, downsampling, rotary_table, rotate
 
 
 def seca_from_golden(case):
@@ -95,7 +95,7 @@ def test_downsampling_halves_and_rounds_up(size):
 def test_rotation_turns_channel_pairs_by_frequency_times_row_then_column():
     height, width, dims = 3, 5, 16
     x = torch.randn(2, 3, height * width, dims, dtype=torch.float64)
-    tables = rotary_tables(height, width, dims, torch.float64, x.device)
+    table = rotary_table(height, width, dims, torch.float64, x.device)
     pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
     expected = torch.empty_like(pairs)
     for token in range(height * width):
@@ -104,20 +104,20 @@ def test_rotation_turns_channel_pairs_by_frequency_times_row_then_column():
             position = token // width if pair < dims // 4 else token % width
             turn = torch.exp(torch.tensor(1j * frequency * position))
             expected[:, :, token, pair] = pairs[:, :, token, pair] * turn
-    torch.testing.assert_close(rotate(x, *tables), torch.view_as_real(expected).flatten(-2))
+    torch.testing.assert_close(rotate(x, table), torch.view_as_real(expected).flatten(-2))
 
 
 def test_rotated_products_depend_on_relative_position_only():
     q, k = torch.randn(2, 1, 1, 1, 8, dtype=torch.float64).expand(2, 1, 1, 36, 8)
-    tables = rotary_tables(6, 6, 8, torch.float64, q.device)
-    products = (rotate(q, *tables) @ rotate(k, *tables).mT)[0, 0].view(6, 6, 6, 6)
+    table = rotary_table(6, 6, 8, torch.float64, q.device)
+    products = (rotate(q, table) @ rotate(k, table).mT)[0, 0].view(6, 6, 6, 6)
     torch.testing.assert_close(products[0, 1, 2, 4], products[3, 2, 5, 5])
     assert not torch.isclose(products[0, 1, 2, 4], products[0, 1, 4, 2])
 
 
 def test_rotation_keeps_the_dtype_of_half_precision():
     x = torch.randn(1, 1, 12, 8)
-    tables = rotary_tables(3, 4, 8, torch.float32, x.device)
-    half = rotate(x.bfloat16(), *tables)
+    table = rotary_table(3, 4, 8, torch.float32, x.device)
+    half = rotate(x.bfloat16(), table)
     assert half.dtype == torch.bfloat16
-    assert torch.equal(half, rotate(x.bfloat16().float(), *tables).bfloat16())
+    assert torch.equal(half, rotate(x.bfloat16().float(), table).bfloat16())

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..clustering import invert_order, permute_tokens
+from ..clustering import invert_order, permute_rows
 
 
 def sdpa_attention(
@@ -12,8 +12,10 @@ def sdpa_attention(
 ) -> Tensor:
     """Attention inside clusters by ``scaled_dot_product_attention``.
 
-    Clusters have at most two sizes, so tokens are brought into an order in which all clusters
-    of one size lie together: one fused call for each size, without masks or padding.
+    Tokens are copied twice, each time by whole rows: into the order of their ranks before the
+    fused attention, which wants the members of a cluster side by side, and back after it. What
+    lies between are views. Clusters have at most two sizes, and all clusters of one size lie
+    together: one fused call for each size, without masks or padding.
 
     Args:
         q: Queries, (B, heads, L, d).
@@ -25,55 +27,77 @@ def sdpa_attention(
         scale: Factor on the product of queries and keys.
 
     Returns:
-        (B, heads, L, d), tokens in the order of ``q``.
+        (B, heads, L, d), tokens in the order of ``q``, laid out in memory as ``q`` is: heads
+        before tokens or tokens before heads.
     """
     if order is None:
         return F.scaled_dot_product_attention(q, k, v, scale=scale)
 
-    length, num_clusters = bounds[-1], len(bounds) - 1
-    size, num_larger = length // num_clusters, length % num_clusters
-    if num_larger:
-        order = order[..., _smaller_clusters_first(length, num_clusters, order.device)]
+    head_dims = q.shape[-1]
+    tokens_first = q.stride(1) < q.stride(2)
+    groups = _rows_by_cluster_size(order, len(bounds) - 1, tokens_first)
+    rows = torch.cat([group.flatten() for group in groups])
+    inverse = invert_order(rows)
+    if tokens_first:
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    shape = q.shape
+    q, k, v = (permute_rows(x.reshape(-1, head_dims), rows, inverse) for x in (q, k, v))
 
-    inverse = invert_order(order)
-    q, k, v = (permute_tokens(x, order, inverse) for x in (q, k, v))
-    if num_larger:
-        num_smaller = num_clusters - num_larger
-        lengths = [num_smaller * size, num_larger * (size + 1)]
-        smaller, larger = zip(*(x.split(lengths, dim=2) for x in (q, k, v)), strict=True)
-        out = torch.cat(
-            [
-                _attend_in_equal_clusters(*smaller, num_smaller, scale),
-                _attend_in_equal_clusters(*larger, num_larger, scale),
-            ],
-            dim=2,
-        )
+    parts = zip(*(x.split([group.numel() for group in groups]) for x in (q, k, v)), strict=True)
+    outs = [
+        _attend(*part, shape=(*group.shape[1:], head_dims), scale=scale)
+        for part, group in zip(parts, groups, strict=True)
+    ]
+    out = torch.cat(outs) if len(outs) > 1 else outs[0]
+    out = permute_rows(out, inverse, rows).view(shape)
+    return out.transpose(1, 2) if tokens_first else out
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, shape: tuple[int, ...], scale: float) -> Tensor:
+    """Fused attention of clusters that lie one behind the other, as rows (N, d).
+
+    Args:
+        q: Queries, (N, d).
+        k: Keys, like ``q``.
+        v: Values, like ``q``.
+        shape: Tokens of a cluster, heads and d: the layout of the fused kernels' own result.
+        scale: Factor on the product of queries and keys.
+    """
+    grouped = (x.view(-1, *shape).transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(*grouped, scale=scale).transpose(1, 2).reshape(q.shape)
+
+
+def _rows_by_cluster_size(order: Tensor, num_clusters: int, tokens_first: bool) -> list[Tensor]:
+    """Find where the tokens of each cluster lie in memory.
+
+    Args:
+        order: Permutation of each head's tokens, (B, heads, L), int64.
+        num_clusters: Number of clusters, at most L.
+        tokens_first: Whether rows of d channels lie as (B, L, heads, d) instead of
+            (B, heads, L, d).
+
+    Returns:
+        Indices of rows, (B * clusters, tokens, heads), for each of the one or two sizes.
+    """
+    batch, heads, length = order.shape
+    image = torch.arange(batch, device=order.device)[:, None, None]
+    head = torch.arange(heads, device=order.device)[:, None]
+    if tokens_first:
+        rows = (image * length + order) * heads + head
     else:
-        out = _attend_in_equal_clusters(q, k, v, num_clusters, scale)
-    return permute_tokens(out, inverse, order)
+        rows = (image * heads + head) * length + order
+    rows = rows.transpose(1, 2)
 
-
-def _attend_in_equal_clusters(
-    q: Tensor, k: Tensor, v: Tensor, num_clusters: int, scale: float
-) -> Tensor:
-    """Fused attention of equal clusters that lie one behind the other, (B, heads, L, d)."""
-    # The fused kernels want four dimensions: the clusters take the place of the heads.
-    grouped = (x.unflatten(2, (num_clusters, -1)).flatten(0, 1) for x in (q, k, v))
-    return F.scaled_dot_product_attention(*grouped, scale=scale).reshape(q.shape)
-
-
-def _smaller_clusters_first(length: int, num_clusters: int, device: torch.device) -> Tensor:
-    """All ranks, (L,), those of the smaller clusters before those of the larger ones."""
     size, num_larger = length // num_clusters, length % num_clusters
+    if not num_larger:
+        return [rows.reshape(batch * num_clusters, size, heads)]
     num_smaller = num_clusters - num_larger
     # Cluster c is a larger one where c * num_larger // num_clusters is about to rise.
-    smaller = torch.arange(num_smaller, device=device) * num_clusters // num_smaller
-    larger = (torch.arange(1, num_larger + 1, device=device) * num_clusters - 1) // num_larger
-    return torch.cat(
-        [
-            (
-                (clusters * length // num_clusters)[:, None] + torch.arange(tokens, device=device)
-            ).flatten()
-            for clusters, tokens in ((smaller, size), (larger, size + 1))
-        ]
-    )
+    smaller = torch.arange(num_smaller, device=order.device) * num_clusters // num_smaller
+    larger = torch.arange(1, num_larger + 1, device=order.device) * num_clusters - 1
+    groups = []
+    for clusters, tokens in ((smaller, size), (larger // num_larger, size + 1)):
+        starts = clusters * length // num_clusters
+        ranks = starts[:, None] + torch.arange(tokens, device=order.device)
+        groups.append(rows[:, ranks].flatten(0, 1))
+    return groups
