@@ -49,12 +49,12 @@ class GroupedAttention(nn.Module):
         Returns:
             (B, H, W, C).
         """
-        qkv = self.qkv(x)
-        q, k, v = self.split_heads(qkv, rotary)
+        q, k, v = self.split_heads(self.qkv(x), rotary)
         out = self.attend(q, k, v, (x.shape[1], x.shape[2]))
-        out = rearrange(out, 'b heads (h w) d -> b h w (heads d)', h=x.shape[1])
+        merge = 'b heads (h w) d -> b h w (heads d)'
+        out = rearrange(out, merge, h=x.shape[1])
         if self.lce is not None:
-            out = out + self.lce(qkv[..., -x.shape[-1] :])
+            out = out + self.lce(rearrange(v, merge, h=x.shape[1]))
         return self.proj(out)
 
     def split_heads(
@@ -74,6 +74,8 @@ class GroupedAttention(nn.Module):
         )
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
+        # The values are read twice: as tokens and as a map.
+        v = v.transpose(1, 2).contiguous().transpose(1, 2)
         return q, k, v
 
 

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 
+import torch
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks.transformer import AdaptivePadding
 from torch import Tensor, nn
@@ -13,18 +14,26 @@ class DepthwiseConv2d(nn.Conv2d):
     Args:
         channels: Number of channels.
         kernel_size: Side of the kernel, odd.
+        residual: Whether the input is added to the result. Defaults to False.
     """
 
-    def __init__(self, channels: int, kernel_size: int) -> None:
+    def __init__(self, channels: int, kernel_size: int, residual: bool = False) -> None:
         super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
         # The gradient comes with channels-last strides. Where the weight has others, which with
         # one input channel is the same memory, DDP warns and copies at every step.
         strides = (kernel_size**2, 1, kernel_size, 1)
         self.weight = nn.Parameter(self.weight.detach().as_strided(self.weight.shape, strides))
+        identity = None
+        if residual:
+            # In the kernel, the addition costs no further pass over the map.
+            identity = torch.zeros(kernel_size, kernel_size)
+            identity[kernel_size // 2, kernel_size // 2] = 1
+        self.register_buffer('identity', identity, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, H, W, C) to (B, H, W, C)."""
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        weight = self.weight if self.identity is None else self.weight + self.identity
+        return self._conv_forward(x.permute(0, 3, 1, 2), weight, self.bias).permute(0, 2, 3, 1)
 
 
 def conv_stem(embed_dims: int, norm_cfg: dict, final_act: bool = True) -> nn.Sequential:

@@ -19,12 +19,13 @@ class FFN(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(embed_dims, feedforward_channels)
         self.act = nn.GELU()
-        self.conv = DepthwiseConv2d(feedforward_channels, kernel_size=3) if with_conv else None
+        self.conv = (
+            DepthwiseConv2d(feedforward_channels, kernel_size=3, residual=True)
+            if with_conv
+            else nn.Identity()
+        )
         self.fc2 = nn.Linear(feedforward_channels, embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
-        x = self.act(self.fc1(x))
-        if self.conv is not None:
-            x = x + self.conv(x)
-        return self.fc2(x)
+        return self.fc2(self.conv(self.act(self.fc1(x))))

@@ -69,7 +69,8 @@ def build(
 ) -> Callable[[], object]:
     torch.manual_seed(0)
     batch, height, width = shape
-    model = NETWORKS[network]((height, width)).to(device).train(training)
+    model = NETWORKS[network]((height, width)).to(device)
+    model.train(training)  # not in a row: mmpretrain's networks do not return themselves here
     precision = nullcontext() if dtype is torch.float32 else torch.autocast(device.type, dtype)
     images = torch.randn(batch, 3, height, width, device=device)
     run = torch.compile(model) if compiled else model
