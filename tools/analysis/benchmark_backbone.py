@@ -10,7 +10,7 @@ from measuring import add_arguments, check_out, draw_bars, draw_growth, measure,
 from released_network import ReleasedSecViT
 from torch import Tensor, nn
 
-from mmsecvit import SecViT
+from mmsecvit import SecViT, SECSwin
 from mmsecvit.backbones.secvit import ARCHITECTURES
 
 GROWTH = (224, 448, 672, 896, 1344, 1792)
@@ -22,6 +22,10 @@ def transcription_small(size: tuple[int, int]) -> nn.Module:
 
 def secvit_small(size: tuple[int, int]) -> nn.Module:
     return SecViT('small', 'released')
+
+
+def sec_swin_tiny(size: tuple[int, int]) -> nn.Module:
+    return SECSwin('tiny')
 
 
 def swin_tiny_mmpretrain(size: tuple[int, int]) -> nn.Module:
@@ -52,6 +56,7 @@ def fastervit_1(size: tuple[int, int]) -> nn.Module:
 NETWORKS = {
     'transcription': transcription_small,
     'SecViT-S': secvit_small,
+    'SEC-Swin-T': sec_swin_tiny,
     'Swin-T (mmpretrain)': swin_tiny_mmpretrain,
     'Swin-T (timm)': swin_tiny_timm,
     'ConvNeXt-T': convnext_tiny_mmpretrain,
