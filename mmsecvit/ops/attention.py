@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from .backends import reference_attention, sdpa_attention, triton_attention, triton_obstacle
-from .clustering import cluster_bounds, semantic_order
+from .clustering import semantic_order
 
-# Each backend takes (q, k, v, order, bounds, scale), has nothing left to check, and returns
+# Each backend takes (q, k, v, order, num_clusters, scale), has nothing left to check, and returns
 # (B, heads, L, d). `order` is None where there is one cluster and so nothing to order.
 _BACKENDS: dict[str, Callable[..., Tensor]] = {
     'reference': reference_attention,
@@ -101,11 +101,11 @@ def sec_attention(
             f'of the shape {tuple(q.shape)}'
         )
 
-    bounds = cluster_bounds(q.shape[2], num_clusters)
-    if len(bounds) == 2:
+    num_clusters = min(num_clusters, q.shape[2])
+    if num_clusters == 1:
         order = None
     elif order is None:
         order = semantic_order(k)
     if scale is None:
         scale = q.shape[-1] ** -0.5
-    return _BACKENDS[backend](q, k, v, order, bounds, scale)
+    return _BACKENDS[backend](q, k, v, order, num_clusters, scale)

@@ -5,9 +5,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ..clustering import cluster_bounds
+
 
 def reference_attention(
-    q: Tensor, k: Tensor, v: Tensor, order: Tensor | None, bounds: list[int], scale: float
+    q: Tensor, k: Tensor, v: Tensor, order: Tensor | None, num_clusters: int, scale: float
 ) -> Tensor:
     """Attention inside clusters by Eq. 3-5, with every attention matrix written out.
 
@@ -17,7 +19,7 @@ def reference_attention(
         v: Values, like ``q``.
         order: Permutation of each head's tokens, (B, heads, L), int64, or None for one
             cluster.
-        bounds: Boundaries of the clusters, as from ``cluster_bounds``.
+        num_clusters: Number of clusters, at most L.
         scale: Factor on the product of queries and keys.
 
     Returns:
@@ -29,7 +31,7 @@ def reference_attention(
     q, k, v = q.gather(2, index), k.gather(2, index), v.gather(2, index)
     clusters = [
         _attend(q[:, :, start:end], k[:, :, start:end], v[:, :, start:end], scale)
-        for start, end in pairwise(bounds)
+        for start, end in pairwise(cluster_bounds(q.shape[2], num_clusters))
     ]
     return torch.cat(clusters, dim=2).gather(2, order.argsort(-1).unsqueeze(-1).expand_as(q))
 

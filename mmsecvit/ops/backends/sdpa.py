@@ -8,7 +8,7 @@ from ..clustering import invert_order, permute_rows
 
 
 def sdpa_attention(
-    q: Tensor, k: Tensor, v: Tensor, order: Tensor | None, bounds: list[int], scale: float
+    q: Tensor, k: Tensor, v: Tensor, order: Tensor | None, num_clusters: int, scale: float
 ) -> Tensor:
     """Attention inside clusters by ``scaled_dot_product_attention``.
 
@@ -23,7 +23,7 @@ def sdpa_attention(
         v: Values, like ``q``.
         order: Permutation of each head's tokens, (B, heads, L), int64, or None for one
             cluster.
-        bounds: Boundaries of the clusters, as from ``cluster_bounds``.
+        num_clusters: Number of clusters, at most L.
         scale: Factor on the product of queries and keys.
 
     Returns:
@@ -35,7 +35,7 @@ def sdpa_attention(
 
     head_dims = q.shape[-1]
     tokens_first = q.stride(1) < q.stride(2)
-    groups = _rows_by_cluster_size(order, len(bounds) - 1, tokens_first)
+    groups = _rows_by_cluster_size(order, num_clusters, tokens_first)
     rows = torch.cat([group.flatten() for group in groups])
     inverse = invert_order(rows)
     if tokens_first:

@@ -35,7 +35,7 @@ def triton_obstacle(x: Tensor) -> str | None:
 
 
 def triton_attention(
-    q: Tensor, k: Tensor, v: Tensor, order: Tensor | None, bounds: list[int], scale: float
+    q: Tensor, k: Tensor, v: Tensor, order: Tensor | None, num_clusters: int, scale: float
 ) -> Tensor:
     """Attention inside clusters that reads and writes each token's row where it lies.
 
@@ -48,7 +48,7 @@ def triton_attention(
         v: Values, like ``q``.
         order: Permutation of each head's tokens, (B, heads, L), int64, or None for one
             cluster.
-        bounds: Boundaries of the clusters, as from ``cluster_bounds``.
+        num_clusters: Number of clusters, at most L.
         scale: Factor on the product of queries and keys.
 
     Returns:
@@ -58,7 +58,7 @@ def triton_attention(
     if order is None:
         # Without clusters there is nothing to gather, and torch has kernels for the rest.
         return F.scaled_dot_product_attention(q, k, v, scale=scale)
-    return _attention(q, k, v, order, len(bounds) - 1, scale)[0]
+    return _attention(q, k, v, order, num_clusters, scale)[0]
 
 
 def _attention(
