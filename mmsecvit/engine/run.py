@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
@@ -141,6 +142,8 @@ def test(
 
 def check_weights(model: nn.Module, checkpoint: str, config: str | Path) -> None:
     """Raise a ValueError unless a checkpoint has all weights of the model of ``config``."""
+    if is_model_wrapper(model):
+        model = model.module
     try:
         check_fit(model.state_dict(), read_state_dict(checkpoint))
     except ValueError as error:

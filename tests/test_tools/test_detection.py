@@ -127,26 +127,51 @@ def test_options_that_need_a_gpu_say_so(tmp_path, digit_options):
         engine.train(CONFIG, work_dir=str(tmp_path), launcher='slurm', cfg_options=digit_options)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason='is about machines without a GPU')
-def test_two_processes_train_together_without_a_gpu(tmp_path, digit_options):
-    options = [f'{key}={value}' for key, value in digit_options.items()]
+def run_in_two_processes(script, *arguments):
+    """Run a launcher from the repository's root."""
     environment = os.environ | {
         'PYTHON': sys.executable,
         'PORT': str(free_port()),
         'OMP_NUM_THREADS': '1',
     }
     done = subprocess.run(
-        ['tools/dist_train.sh', CONFIG, '2', '--work-dir', tmp_path, '--cfg-options', *options],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
+        [f'tools/{script}', *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='is about machines without a GPU')
+def test_two_processes_train_together_without_a_gpu(tmp_path, digit_options):
+    options = [f'{key}={value}' for key, value in digit_options.items()]
+    run_in_two_processes(
+        'dist_train.sh', CONFIG, '2', '--work-dir', tmp_path, '--cfg-options', *options
+    )
     (log,) = tmp_path.glob('*/*.log')
     assert 'GPU number: 2' in log.read_text()
     assert (tmp_path / 'iter_2.pth').is_file()
     assert any('coco/bbox_mAP' in line for line in read_log(tmp_path))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='is about machines without a GPU')
+def test_two_processes_find_what_one_does(tmp_path, trained, digit_options):
+    out = tmp_path / 'predictions.pkl'
+    options = [f'{key}={value}' for key, value in digit_options.items()]
+    arguments = [CONFIG, trained / 'iter_2.pth', '2', '--work-dir', tmp_path, '--out', out]
+    run_in_two_processes('dist_test.sh', *arguments, '--cfg-options', *options)
+    together = pickle.loads(out.read_bytes())
+    assert [p['img_id'] for p in together] == [0, 1, 2, 3]
+    engine.test(
+        CONFIG,
+        str(trained / 'iter_2.pth'),
+        work_dir=str(tmp_path / 'alone'),
+        out=str(tmp_path / 'alone.pkl'),
+        cfg_options=digit_options,
+    )
+    for ours, theirs in zip(
+        together, pickle.loads((tmp_path / 'alone.pkl').read_bytes()), strict=True
+    ):
+        for name in ('labels', 'scores', 'bboxes'):
+            torch.testing.assert_close(ours['pred_instances'][name], theirs['pred_instances'][name])
 
 
 def test_the_command_lines_offer_what_mmdets_users_know():
