@@ -73,7 +73,7 @@ def _check_dataset(setting: str, dataset: ConfigDict) -> None:
 
 
 def _check_classes(setting: str, ann_file: Path, classes: tuple[str, ...]) -> None:
-    names = [category['name'] for category in _read_categories(ann_file)]
+    names = _read_class_names(ann_file)
     missing = [name for name in classes if name not in names]
     if missing:
         raise ValueError(
@@ -87,16 +87,22 @@ def _some(names: list[str]) -> str:
     return listed if len(names) <= 5 else f'{listed} and {len(names) - 5} more'
 
 
-def _read_categories(ann_file: Path) -> list[dict]:
-    """Read the categories alone: the rest of COCO's annotations takes half a minute."""
-    with open(ann_file, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        at = text.rfind(CATEGORIES)
-        tail = text[at + len(CATEGORIES) : at + LONGEST_LIST] if at >= 0 else b''
+def _read_class_names(ann_file: Path) -> list[str]:
+    """Read the categories' names alone: the rest of COCO's annotations takes half a minute."""
     try:
+        with (
+            open(ann_file, 'rb') as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text,
+        ):
+            at = text.rfind(CATEGORIES)
+            tail = text[at + len(CATEGORIES) : at + LONGEST_LIST] if at >= 0 else b''
         colon_and_list = tail.decode(errors='ignore').lstrip()
-        return json.JSONDecoder().raw_decode(colon_and_list[1:].lstrip())[0]
-    except ValueError as error:
-        raise ValueError(f'ann_file {ann_file} has no list "categories", as COCO has it') from error
+        categories = json.JSONDecoder().raw_decode(colon_and_list[1:].lstrip())[0]
+        return [category['name'] for category in categories]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f'ann_file {ann_file} has no list "categories" with names, as COCO has it'
+        ) from error
 
 
 def _is_local(node: ConfigDict, path: str | None) -> bool:

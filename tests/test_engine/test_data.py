@@ -88,7 +88,17 @@ def test_data_sets_inside_others_are_found(coco):
         check_data(coco, ('train',))
 
 
-@pytest.mark.parametrize('content', ['{"images": []}', '{"categories": [{', 'no JSON'])
+@pytest.mark.parametrize(
+    'content',
+    [
+        '{"images": []}',
+        '{"categories": [{',
+        '{"categories": {"dog": 7}}',
+        '{"categories": [{"id": 7}]}',
+        'no JSON',
+        '',
+    ],
+)
 def test_a_file_without_categories_is_refused(coco, tmp_path, content):
     (tmp_path / 'annotations/instances_train2017.json').write_text(content)
     with pytest.raises(ValueError, match=r'instances_train2017.json has no list "categories"'):
