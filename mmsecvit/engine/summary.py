@@ -24,8 +24,9 @@ def summarize(runner: Runner) -> str:
         Lines of text; the command comes last. Without a checkpoint, the log alone.
     """
     info = runner.message_hub.runtime_info
-    (hook,) = (hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
-    names = hook.key_indicators if hook.save_best else []
+    # A config may have switched it off.
+    hook = next((hook for hook in runner.hooks if isinstance(hook, CheckpointHook)), None)
+    names = hook.key_indicators if hook and hook.save_best else []
     # mmengine marks what it keeps by the metric only if there are several.
     suffix = f'_{names[0]}' if len(names) > 1 else ''
     if f'best_ckpt{suffix}' in info:

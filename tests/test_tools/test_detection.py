@@ -252,6 +252,15 @@ def test_without_a_best_checkpoint_training_ends_with_the_last(trained):
     assert Path(config).resolve() == trained / CONFIG.name
 
 
+def test_training_without_checkpoints_ends_with_the_log(tmp_path, digit_options):
+    options = digit_options | {'train_cfg.max_iters': 1, 'default_hooks.checkpoint': None}
+    engine.train(CONFIG, work_dir=str(tmp_path), cfg_options=options)
+    (log,) = tmp_path.glob('*/*.log')
+    *_, complete, where = log.read_text().splitlines()
+    assert complete.endswith('Training is complete.')
+    assert Path(where.removeprefix('Log: ')).resolve() == log
+
+
 def test_inference_repeats_the_predictions_of_testing(tmp_path, trained, digits, digit_options):
     checkpoint = str(trained / 'iter_2.pth')
     out = tmp_path / 'predictions.pkl'
