@@ -47,8 +47,11 @@ def starts_from_scratch(cfg: Config) -> bool:
     """Whether a detector or segmenter starts from neither weights nor an earlier run."""
     if cfg.get('default_scope') not in ('mmdet', 'mmseg'):
         return False
-    init_cfgs = [module.get('init_cfg') for module in (cfg.model, cfg.model.get('backbone', {}))]
-    pretrained = any(init_cfg and init_cfg['type'] == 'Pretrained' for init_cfg in init_cfgs)
+    pretrained = False
+    for module in (cfg.model, cfg.model.get('backbone', {})):
+        init_cfg = module.get('init_cfg') or []
+        init_cfgs = init_cfg if isinstance(init_cfg, list) else [init_cfg]
+        pretrained |= any(init_cfg['type'] == 'Pretrained' for init_cfg in init_cfgs)
     return not (pretrained or cfg.get('load_from') or cfg.get('resume'))
 
 
