@@ -52,6 +52,7 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = 'cpu') 
 
     Raises:
         FileNotFoundError: If there is no such file.
+        OSError: If the disk or the network fails.
         ValueError: If the file is damaged, or holds more than data.
     """
     path = str(path)
@@ -63,6 +64,8 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = 'cpu') 
         torch.serialization.add_safe_globals(_TRUSTED)
     try:
         return load(os.path.expanduser(path), map_location=map_location, weights_only=True)
+    except OSError as error:  # the disk's or the network's
+        raise OSError(f'checkpoint {path} cannot be read: {error}') from error
     except Exception as error:  # a damaged pickle can raise anything
         culprit = re.search(r'(?:GLOBAL|class) (\S+)', str(error))
         reason = 'it is damaged or no checkpoint'

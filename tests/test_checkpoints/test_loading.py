@@ -177,6 +177,11 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, payload, culprit,
 def test_what_is_no_checkpoint_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match='checkpoint .*absent.pth does not exist'):
         read_state_dict(tmp_path / 'absent.pth')
+    # A closed port: the network is to blame, not the file.
+    with pytest.raises(
+        OSError, match='checkpoint http://127.0.0.1:9/x.pth cannot be read: .*refus'
+    ):
+        read_state_dict('http://127.0.0.1:9/x.pth')
     (tmp_path / 'text.pth').write_text('no checkpoint')
     with pytest.raises(ValueError, match='text.pth cannot be read as data only'):
         read_state_dict(tmp_path / 'text.pth')
