@@ -40,7 +40,8 @@ class PyramidBackbone(BaseModule):
         init_cfg: dict | list[dict] | None,
     ) -> None:
         super().__init__(init_cfg or dict(type='TruncNormal', layer='Linear', std=0.02))
-        if not out_indices or list(out_indices) != sorted({0, 1, 2, 3} & set(out_indices)):
+        stages = list(out_indices) if isinstance(out_indices, Sequence) else []
+        if not stages or stages != sorted({0, 1, 2, 3} & set(stages)):
             raise ValueError(f'out_indices must be rising stages among 0 to 3, got {out_indices}')
         if frozen_stages not in range(-1, 5):
             raise ValueError(f'frozen_stages must be from -1 to 4, got {frozen_stages}')

@@ -301,6 +301,7 @@ def test_every_toolbox_finds_the_backbone(toolbox):
         (dict(num_clusters=8), 'num_clusters must have four entries'),
         (dict(out_indices=(0, 4)), 'out_indices must be rising stages among 0 to 3'),
         (dict(out_indices=(3, 0)), 'out_indices must be rising stages among 0 to 3'),
+        (dict(out_indices=3), 'out_indices must be rising stages among 0 to 3, got 3'),
         (dict(out_indices=()), 'out_indices must be rising stages among 0 to 3'),
         (dict(arch=dict(MICRO, num_heads=(0, 2, 2, 4))), 'positive numbers in num_heads'),
         (dict(frozen_stages=5), 'frozen_stages must be from -1 to 4, got 5'),
