@@ -7,11 +7,8 @@ from typing import NamedTuple
 from .complexity import Complexity, count_complexity, total
 from .paper import PaperRow
 
-# FLOPs that lie further from the paper's need a reason; parameters have to round to the same.
+# FLOPs may lie this far from the paper's; parameters have to round to the same.
 TOLERANCE = 0.03
-
-# Why a row differs, by config.
-REASONS: dict[str, str] = {}
 
 
 class Comparison(NamedTuple):
@@ -36,10 +33,10 @@ class Comparison(NamedTuple):
 
     @property
     def note(self) -> str:
-        """Why the two differ, if they do."""
+        """What is to be said of a row that differs: no reason has been found for any."""
         if self.ours is None:
             return 'no config yet'
-        return '' if self.agrees else REASONS.get(self.row.config, 'not explained')
+        return '' if self.agrees else 'not explained'
 
 
 def compare(row: PaperRow, configs: str | Path) -> Comparison:
@@ -78,7 +75,7 @@ def report(comparisons: Sequence[Comparison]) -> str:
     """Write comparisons as a Markdown page with a table for each of the paper's.
 
     A row agrees if its parameters round to the paper's million and its FLOPs lie within 3%.
-    Other rows carry their reason, or "not explained".
+    Other rows say "not explained".
     """
     lines = [HEAD]
     for tables in dict.fromkeys(c.row.tables for c in comparisons):

@@ -114,7 +114,8 @@ class SECFasterViT(PyramidBackbone):
         frozen_stages: As in :class:`SecViT`. Defaults to -1.
         norm_eval: Whether batch norms keep their running statistics in training.
             Defaults to False.
-        with_cp: Whether blocks are recomputed in the backward pass. Defaults to False.
+        with_cp: Whether blocks are recomputed in the backward pass; the batch norms of stages 1
+            and 2 then count each batch twice in their running statistics. Defaults to False.
         attention_backend: Backend of :func:`mmsecvit.ops.sec_attention`. Defaults to ``auto``.
         init_cfg: Config of the initialisation, as in :class:`SecViT`. Defaults to None.
 

@@ -57,6 +57,9 @@ def starts_from_scratch(cfg: Config) -> bool:
 
 def set_amp(cfg: Config) -> None:
     """Train with automatic mixed precision and a dynamic loss scale."""
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise ValueError(f'amp takes the place of an OptimWrapper, got a config with {kind}')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.loss_scale = 'dynamic'
 

@@ -12,7 +12,6 @@ import numpy as np
 import rich
 from mmengine.config import Config
 from mmengine.utils import track_iter_progress
-from pycocotools import mask as coco_mask
 from torch import nn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
@@ -124,6 +123,7 @@ def _detector(cfg: Config, checkpoint: str) -> tuple[nn.Module, Predict]:
 
 def _segmenter(cfg: Config, checkpoint: str) -> tuple[nn.Module, Predict]:
     from mmseg.apis import MMSegInferencer
+    from pycocotools import mask as coco_mask
 
     inferencer = MMSegInferencer(cfg, checkpoint)
 

@@ -155,7 +155,7 @@ def check_weights(model: nn.Module, checkpoint: str, config: str | Path) -> None
 def _build_runner(cfg: Config) -> Runner:
     read_checkpoints_as_data()
     check_operators(cfg)
-    if 'visualizer' in cfg:
+    if cfg.get('visualizer'):
         # Without a name mmengine gives it the run's own. Under the one name that the toolboxes give
         # to all, a second run in this process would get the first one's visualiser and folder.
         cfg.visualizer.pop('name', None)

@@ -246,6 +246,7 @@ def test_compiles_to_one_graph():
         torch.testing.assert_close(compiled(x), backbone(x))
     assert graphs.frame_count == 1
 
+
 def test_compiles_once_for_all_sizes():
     # Two stages: tracing symbolic sizes takes a while, and the others have nothing new.
     backbone = SecViT(MICRO, 'released', out_indices=(0, 1)).eval()
@@ -258,7 +259,6 @@ def test_compiles_once_for_all_sizes():
             torch.testing.assert_close(compiled(x), backbone(x))
         counts.append(graphs.frame_count)
     assert counts == [counts[0]] * 3
-
 
 
 def test_default_initialisation_of_linear_layers_is_a_narrow_normal():

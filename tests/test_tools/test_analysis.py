@@ -79,3 +79,24 @@ def test_browse_dataset(tmp_path, run, digits):
     assert len(pictures) == 16
     with Image.open(pictures[0]) as picture:
         assert picture.size == (128, 128)
+
+
+def test_browse_dataset_of_a_classifier(tmp_path, run):
+    # mmpretrain's base gives the visualiser a scope, which its tool would take for a setting.
+    for name in ('cat', 'dog'):
+        (tmp_path / 'train' / name).mkdir(parents=True)
+        Image.new('RGB', (300, 260)).save(tmp_path / 'train' / name / f'{name}.png')
+    config = tmp_path / 'config.py'
+    config.write_text(f"""
+_base_ = '{CONFIG.with_name('secvit_t_in1k.py')}'
+dataset = dict(
+    _delete_=True,
+    type='CustomDataset',
+    data_root='{tmp_path}',
+    data_prefix='train',
+    pipeline=_base_.train_pipeline,
+)
+train_dataloader = dict(dataset=dataset)
+""")
+    run('browse_dataset.py', config, '--not-show', '--output-dir', tmp_path / 'drawn')
+    assert sorted(path.stem for path in (tmp_path / 'drawn').iterdir()) == ['cat', 'dog']

@@ -10,7 +10,7 @@ from measuring import add_arguments, check_out, draw_bars, draw_growth, measure,
 from released_network import ReleasedSecViT
 from torch import Tensor, nn
 
-from mmsecvit import SecViT, SECSwin
+from mmsecvit import SECSwin, SecViT
 from mmsecvit.backbones.secvit import ARCHITECTURES
 
 GROWTH = (224, 448, 672, 896, 1344, 1792)
