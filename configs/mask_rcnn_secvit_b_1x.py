@@ -2,7 +2,7 @@ _base_ = [
     './_base_/models/mask_rcnn_secvit.py',
     'mmdet::_base_/datasets/coco_instance.py',
     './_base_/schedules/coco_1x.py',
-    'mmdet::_base_/default_runtime.py',
+    './_base_/runtimes/mmdet.py',
 ]
 model = dict(
     backbone=dict(arch='base'),

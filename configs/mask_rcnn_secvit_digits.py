@@ -3,7 +3,7 @@
 _base_ = [
     './_base_/models/mask_rcnn_secvit.py',
     'mmdet::_base_/datasets/coco_instance.py',
-    'mmdet::_base_/default_runtime.py',
+    './_base_/runtimes/mmdet.py',
 ]
 classes = tuple('0123456789')
 

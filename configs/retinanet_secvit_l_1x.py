@@ -2,7 +2,7 @@ _base_ = [
     './_base_/models/retinanet_secvit.py',
     'mmdet::_base_/datasets/coco_detection.py',
     './_base_/schedules/coco_1x.py',
-    'mmdet::_base_/default_runtime.py',
+    './_base_/runtimes/mmdet.py',
 ]
 model = dict(
     backbone=dict(arch='large'),

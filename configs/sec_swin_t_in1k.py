@@ -2,7 +2,7 @@ _base_ = [
     './_base_/models/classifier.py',
     './_base_/datasets/imagenet.py',
     './_base_/schedules/imagenet_300e.py',
-    'mmpretrain::_base_/default_runtime.py',
+    './_base_/runtimes/mmpretrain.py',
 ]
 model = dict(
     backbone=dict(type='SECSwin', arch='tiny', out_indices=(3,)),

@@ -2,7 +2,7 @@ _base_ = [
     './_base_/models/classifier_secvit.py',
     './_base_/datasets/cifar10_96.py',
     './_base_/schedules/cifar10_20e.py',
-    'mmpretrain::_base_/default_runtime.py',
+    './_base_/runtimes/mmpretrain.py',
 ]
 # Without mixing images: short training cannot use it.
 model = dict(

@@ -2,7 +2,7 @@ _base_ = [
     './_base_/models/classifier.py',
     './_base_/datasets/cifar10_96.py',
     './_base_/schedules/cifar10_20e.py',
-    'mmpretrain::_base_/default_runtime.py',
+    './_base_/runtimes/mmpretrain.py',
 ]
 # Without mixing images: short training cannot use it.
 # Windows of 6x6 divide the maps of the first three stages; the last, 3x3, is padded to one window.

@@ -2,7 +2,7 @@ _base_ = [
     './_base_/models/upernet_secvit.py',
     './_base_/datasets/ade20k.py',
     './_base_/schedules/ade20k_160k.py',
-    './_base_/mmseg_runtime.py',
+    './_base_/runtimes/mmseg.py',
 ]
 model = dict(
     backbone=dict(arch='large'),

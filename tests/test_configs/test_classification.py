@@ -88,6 +88,7 @@ def test_recipe_is_that_of_appendix_b(name):
     loss = cfg.model.head.loss
     assert (loss.type, loss.label_smooth_val) == ('LabelSmoothLoss', 0.1)
     assert [(h.type, h.momentum) for h in cfg.custom_hooks] == [('EMAHook', 4e-5)]
+    assert cfg.default_hooks.checkpoint.save_best == 'accuracy/top1'
 
 
 @pytest.mark.parametrize('name', list_models())

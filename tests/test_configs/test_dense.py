@@ -97,6 +97,7 @@ def test_recipe_of_detection_is_the_papers(name):
     masks = not name.startswith('retinanet')
     assert cfg.train_dataloader.dataset.pipeline[1].get('with_mask', False) == masks
     assert cfg.test_evaluator.metric == (['bbox', 'segm'] if masks else 'bbox')
+    assert cfg.default_hooks.checkpoint.save_best == 'coco/bbox_mAP'
 
 
 @pytest.mark.parametrize('name', SEGMENTATION)
@@ -124,6 +125,7 @@ def test_recipe_of_segmentation_is_pvts_and_swins(name):
         assert (cfg.model.auxiliary_head.type, cfg.model.auxiliary_head.in_index) == ('FCNHead', 2)
     heads = [head for name, head in cfg.model.items() if name.endswith('head')]
     assert {head.num_classes for head in heads} == {150}
+    assert cfg.default_hooks.checkpoint.save_best == 'mIoU'
 
 
 @pytest.mark.parametrize('name', DETECTION + SEGMENTATION)
