@@ -1,0 +1,177 @@
+"""Exporting backbones and classifiers: what tools/deployment/export.py does."""
+
+import time
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import Tensor, nn
+
+from ..checkpoints import read_state_dict
+from .config import adapt_to_cpu, set_pretrained
+from .run import check_weights
+
+SUFFIXES = {'onnx': '.onnx', 'torch_export': '.pt2'}
+
+Run = Callable[[Tensor], Sequence[Tensor]]
+
+
+class Comparison(NamedTuple):
+    """An exported network beside the one it was made of, on one random input.
+
+    Attributes:
+        shape: Shape of the input, (B, 3, H, W).
+        difference: Largest absolute difference of any output.
+        share: Which part of the outputs differs by more than 1e-4. Where rounding decides which
+            cluster a token is in, two computations may disagree, and its cluster with it.
+        torch_seconds: Time that the network takes, in seconds: the median of five runs.
+        exported_seconds: Time that the exported one takes.
+    """
+
+    shape: tuple[int, ...]
+    difference: float
+    share: float
+    torch_seconds: float
+    exported_seconds: float
+
+
+def export(
+    config: str | Path,
+    checkpoint: str,
+    out: str | Path,
+    format: str = 'onnx',
+    dynamic: bool = False,
+    size: tuple[int, int] = (224, 224),
+) -> Run:
+    """Write the backbone of a config, or its classifier, as a file that runs without it.
+
+    The input is called ``images``: (B, 3, H, W), float32, normalised as the config's data
+    preprocessor does it. The outputs are a classifier's ``logits``, (B, classes), or the backbone's
+    maps, ``map0`` and so on.
+
+    Args:
+        config: Config of a detector or segmenter, whose backbone is exported, or of a
+            classifier, which is exported whole.
+        checkpoint: Weights of the whole model, a file or an http(s) address; for a backbone
+            whatever its ``init_cfg`` takes.
+        out: File to write, which must not exist yet: ``.onnx``, or ``.pt2`` for ``torch_export``.
+        format: ``onnx`` or ``torch_export``.
+        dynamic: Whether the file takes any batch, and images whose height and width are any
+            multiples of 32, to which the toolboxes pad. Between them, clusters of all sizes
+            would need branches that neither format has.
+        size: Height and width of the one image that the file takes if it is not dynamic.
+
+    Returns:
+        What runs the file on an input.
+
+    Raises:
+        FileExistsError: If ``out`` exists.
+        FileNotFoundError: If there is no such checkpoint.
+        ValueError: If an argument is not among the above, a package is missing, or the
+            checkpoint does not fit.
+    """
+    out = Path(out)
+    if format not in SUFFIXES:
+        raise ValueError(f'format must be one of {", ".join(SUFFIXES)}, got {format!r}')
+    if out.suffix != SUFFIXES[format]:
+        raise ValueError(f'out must end with {SUFFIXES[format]} for {format}, got {out}')
+    if out.exists():
+        raise FileExistsError(f'out must be a new file, but {out} exists')
+    missing = [name for name in ('onnx', 'onnxscript', 'onnxruntime') if find_spec(name) is None]
+    if format == 'onnx' and missing:
+        raise ValueError(f'format onnx needs more packages: pip install {" ".join(missing)}')
+    network = load_network(config, checkpoint)
+    if dynamic:
+        # Sizes of 0 and 1 are special cases to torch.export, and equal ones count as one.
+        example = torch.rand(2, 3, 224, 256)
+        height, width = torch.export.Dim('height'), torch.export.Dim('width')
+        shapes = ({0: torch.export.Dim('batch'), 2: 32 * height, 3: 32 * width},)
+    else:
+        example, shapes = torch.rand(1, 3, *size), None
+    with torch.no_grad():
+        program = torch.export.export(network, (example,), dynamic_shapes=shapes)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if format == 'torch_export':
+        torch.export.save(program, out)
+    else:
+        names = [node.name for node in program.graph.output_node().args[0]]
+        outputs = ['logits'] if len(names) == 1 else [f'map{i}' for i in range(len(names))]
+        torch.onnx.export(
+            program,
+            f=str(out),
+            input_names=['images'],
+            output_names=outputs,
+            dynamo=True,
+            external_data=False,
+            custom_translation_table={torch.ops.aten.sort.stable: _stable_sort_in_onnx},
+        )
+    return load_exported(out)
+
+
+def load_network(config: str | Path, checkpoint: str) -> nn.Module:
+    """Build what is exported of a config's model, with its weights, in eval mode."""
+    cfg = Config.fromfile(config)
+    init_default_scope(cfg.default_scope)
+    adapt_to_cpu(cfg)
+    if cfg.default_scope == 'mmpretrain':
+        network = MODELS.build(cfg.model)
+        check_weights(network, checkpoint, config)
+        network.load_state_dict(read_state_dict(checkpoint))
+    else:
+        set_pretrained(cfg, checkpoint)
+        network = MODELS.build(cfg.model.backbone)
+        network.init_weights()
+    return network.eval()
+
+
+def load_exported(path: Path) -> Run:
+    """Read an exported file: a function from an input to a tuple of outputs."""
+    if path.suffix == '.onnx':
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+        return lambda x: [torch.from_numpy(y) for y in session.run(None, {'images': x.numpy()})]
+    network = torch.export.load(path).module()
+
+    def run(x: Tensor) -> Sequence[Tensor]:
+        with torch.no_grad():
+            return _as_sequence(network(x))
+
+    return run
+
+
+def compare(network: nn.Module, exported: Run, shape: tuple[int, ...]) -> Comparison:
+    """Run a network and its export on one random input of a shape, and take the time."""
+    x = torch.randn(shape)
+    with torch.no_grad():
+        expected, torch_seconds = _timed(lambda x: _as_sequence(network(x)), x)
+    got, exported_seconds = _timed(exported, x)
+    differences = torch.cat([(a - b).abs().flatten() for a, b in zip(got, expected, strict=True)])
+    share = (differences > 1e-4).double().mean().item()
+    return Comparison(shape, differences.max().item(), share, torch_seconds, exported_seconds)
+
+
+def _stable_sort_in_onnx(
+    x: object, stable: bool | None = None, dim: int = -1, descending: bool = False
+) -> object:
+    """Sort the last dimension upwards: among equals, TopK puts the lower index first."""
+    from onnxscript import opset18
+
+    return opset18.TopK(x, opset18.Shape(x, start=-1), axis=-1, largest=0, sorted=1)
+
+
+def _as_sequence(outputs: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+    return (outputs,) if isinstance(outputs, Tensor) else outputs
+
+
+def _timed(run: Run, x: Tensor) -> tuple[Sequence[Tensor], float]:
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        outputs = run(x)
+        seconds.append(time.perf_counter() - start)
+    return outputs, sorted(seconds)[2]

@@ -1,0 +1,93 @@
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+
+from mmsecvit import SecViT
+from mmsecvit.engine.export import compare, export, load_network
+
+ROOT = Path(__file__).parents[2]
+MICRO = dict(embed_dims=(16, 16, 32, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 4))
+CONFIG = """
+custom_imports = dict(imports=['mmsecvit'])
+default_scope = '{scope}'
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='SecViT', arch={arch}, variant='released', out_indices={stages}),
+    neck=dict(type='SecViTNeck', in_channels=32, out_channels=64),
+    head=dict(type='LinearClsHead', num_classes=5, in_channels=64),
+)
+"""
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Writes a config and weights. In mmdet's scope, only the backbone of the config counts."""
+
+    def write(scope, stages):
+        config = tmp_path / 'config.py'
+        config.write_text(CONFIG.format(scope=scope, arch=MICRO, stages=stages))
+        weights = SecViT(MICRO, 'released', out_indices=stages).state_dict()
+        if scope == 'mmpretrain':
+            import mmpretrain.models  # noqa: F401
+
+            with DefaultScope.overwrite_default_scope('mmpretrain'):
+                weights = MODELS.build(Config.fromfile(config).model).state_dict()
+        torch.save(weights, tmp_path / 'weights.pth')
+        return config, str(tmp_path / 'weights.pth')
+
+    return write
+
+
+def skip_without(format):
+    if format == 'onnx':
+        for name in ('onnx', 'onnxscript', 'onnxruntime'):
+            pytest.importorskip(name)
+
+
+def test_one_dynamic_onnx_file_agrees_with_pytorch_at_every_size(tmp_path, files):
+    skip_without('onnx')
+    # Two stages: tracing symbolic sizes takes a while, and the others have nothing new.
+    config, checkpoint = files('mmdet', (0, 1))
+    run = export(config, checkpoint, tmp_path / 'x.onnx', 'onnx', dynamic=True)
+    network = load_network(config, checkpoint)
+    # With this seed no token is so near to a cluster's edge that rounding decides.
+    torch.manual_seed(1)
+    for shape in [(1, 3, 224, 224), (1, 3, 256, 320), (1, 3, 480, 640), (3, 3, 32, 96)]:
+        assert compare(network, run, shape).difference <= 1e-4
+
+
+@pytest.mark.parametrize(('format', 'suffix'), [('onnx', '.onnx'), ('torch_export', '.pt2')])
+def test_the_tool_exports_a_classifier_whole(tmp_path, files, monkeypatch, capsys, format, suffix):
+    skip_without(format)
+    pytest.importorskip('mmpretrain')
+    config, checkpoint = files('mmpretrain', (0, 1, 2, 3))
+    out, tool = tmp_path / f'x{suffix}', ROOT / 'tools' / 'deployment' / 'export.py'
+    arguments = [str(config), checkpoint, '--format', format, '--size', '64', '96', '--out']
+    monkeypatch.setattr(sys, 'argv', [tool.name, *arguments, str(out)])
+    runpy.run_path(str(tool), run_name='__main__')
+    printed = capsys.readouterr().out
+    assert f'{out}: {out.stat().st_size:,} bytes' in printed
+    assert (
+        float(re.search(r'64x96: differs by (\S+) at most, .*; takes \d+ ms', printed)[1]) <= 1e-4
+    )
+    with pytest.raises(SystemExit) as refused:
+        runpy.run_path(str(tool), run_name='__main__')
+    assert refused.value.code == f'out must be a new file, but {out} exists'
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (('x.onnx', 'tensorrt'), "format must be one of onnx, torch_export, got 'tensorrt'"),
+        (('x.onnx', 'torch_export'), 'out must end with .pt2 for torch_export, got x.onnx'),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        export('no.py', 'no.pth', *arguments)

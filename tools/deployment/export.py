@@ -1,0 +1,49 @@
+"""Export a backbone, or a backbone with its classifier, to ONNX or torch.export."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mmsecvit.engine.export import SUFFIXES, compare, export, load_network
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', type=Path, help='config file; a classifier is exported whole')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--format', choices=list(SUFFIXES), default='onnx')
+    parser.add_argument(
+        '--dynamic',
+        action='store_true',
+        help='take any batch, and images of any multiples of 32',
+    )
+    parser.add_argument(
+        '--size',
+        nargs=2,
+        type=int,
+        default=[224, 224],
+        metavar=('HEIGHT', 'WIDTH'),
+        help='of the images, unless dynamic (default: 224 224)',
+    )
+    parser.add_argument('--out', type=Path, help='new file (default: CONFIG.onnx or .pt2, here)')
+    args = parser.parse_args()
+    out = args.out or Path(args.config.stem + SUFFIXES[args.format])
+    size = tuple(args.size)
+    try:
+        run = export(args.config, args.checkpoint, out, args.format, args.dynamic, size)
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        sys.exit(str(error))
+    print(f'{out}: {out.stat().st_size:,} bytes')
+    network = load_network(args.config, args.checkpoint)
+    sizes = [(224, 224), (256, 320), (480, 640)] if args.dynamic else [size]
+    for height, width in sizes:
+        found = compare(network, run, (1, 3, height, width))
+        print(
+            f'{height}x{width}: differs by {found.difference:.1e} at most, by more than 1e-4 in '
+            f'{found.share:.1%} of the values; takes '
+            f'{1000 * found.exported_seconds:.0f} ms (PyTorch: {1000 * found.torch_seconds:.0f} ms)'
+        )
+
+
+if __name__ == '__main__':
+    main()
