@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from mmsecvit.checkpoints import trust_checkpoints
 from mmsecvit.engine import infer
 
 
@@ -14,9 +15,15 @@ def main() -> None:
     parser.add_argument(
         '--out-dir', default='outputs', help='new or empty folder (default: outputs)'
     )
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='execute code that the checkpoint may hold, if you trust where it is from',
+    )
     args = parser.parse_args()
     try:
-        unreadable = infer(args.images, args.config, args.checkpoint, args.out_dir)
+        with trust_checkpoints(args.trust_checkpoint):
+            unreadable = infer(args.images, args.config, args.checkpoint, args.out_dir)
     except (ValueError, FileNotFoundError, FileExistsError) as error:
         sys.exit(str(error))
     print(f'\nPictures are in {args.out_dir}/vis, predictions in {args.out_dir}/preds.')

@@ -1,9 +1,11 @@
 """Evaluate a checkpoint of a detector, segmenter or classifier."""
 
 import argparse
+import sys
 
 from mmengine.config import DictAction
 
+from mmsecvit.checkpoints import CheckpointError, trust_checkpoints
 from mmsecvit.engine import test
 
 
@@ -25,9 +27,23 @@ def parse_args() -> argparse.Namespace:
         metavar='KEY=VALUE',
         help='override values of the config, e.g. test_dataloader.batch_size=4',
     )
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='execute code that the checkpoint may hold, if you trust where it is from',
+    )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     return parser.parse_args()
 
 
+def main() -> None:
+    args = vars(parse_args())
+    try:
+        with trust_checkpoints(args.pop('trust_checkpoint')):
+            test(**args)
+    except CheckpointError as error:
+        sys.exit(str(error))
+
+
 if __name__ == '__main__':
-    test(**vars(parse_args()))
+    main()

@@ -1,9 +1,11 @@
 """Train a detector, segmenter or classifier from a config file."""
 
 import argparse
+import sys
 
 from mmengine.config import DictAction
 
+from mmsecvit.checkpoints import CheckpointError, trust_checkpoints
 from mmsecvit.engine import train
 
 
@@ -37,9 +39,23 @@ def parse_args() -> argparse.Namespace:
         metavar='KEY=VALUE',
         help='override values of the config, e.g. train_dataloader.batch_size=4',
     )
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='execute code that the checkpoints may hold, if you trust where they are from',
+    )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     return parser.parse_args()
 
 
+def main() -> None:
+    args = vars(parse_args())
+    try:
+        with trust_checkpoints(args.pop('trust_checkpoint')):
+            train(**args)
+    except CheckpointError as error:
+        sys.exit(str(error))
+
+
 if __name__ == '__main__':
-    train(**vars(parse_args()))
+    main()

@@ -4,15 +4,18 @@ State dicts are mapped by names and shapes alone; no backbone is known here.
 """
 
 from .loading import (
+    CheckpointError,
     check_fit,
     load_backbone_weights,
     read_checkpoint,
     read_checkpoints_as_data,
     read_state_dict,
+    trust_checkpoints,
 )
 from .released import from_released, is_released, to_released
 
 __all__ = [
+    'CheckpointError',
     'check_fit',
     'from_released',
     'is_released',
@@ -21,4 +24,5 @@ __all__ = [
     'read_checkpoints_as_data',
     'read_state_dict',
     'to_released',
+    'trust_checkpoints',
 ]

@@ -2,7 +2,9 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +40,29 @@ _TRUSTED = [
 ]
 # Earlier releases cannot be told what to trust, and refuse what needs it.
 _CAN_TRUST = digit_version(torch.__version__) >= digit_version('2.6')
+_trust = ContextVar('trust', default=False)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read, holds code, or is not what it was given as."""
+
+
+@contextmanager
+def trust_checkpoints(trust: bool = True) -> Iterator[None]:
+    """Inside the ``with`` block, execute the code that a checkpoint may hold.
+
+    Args:
+        trust: Whether to do so; False changes nothing.
+    """
+    token = _trust.set(trust or _trust.get())
+    try:
+        yield
+    finally:
+        _trust.reset(token)
 
 
 def read_checkpoint(path: str | Path, map_location: str | torch.device = 'cpu') -> dict:
-    """Read a checkpoint without executing anything in it.
+    """Read a checkpoint without executing anything in it, but within :func:`trust_checkpoints`.
 
     Args:
         path: A local file, or an http(s) address, which is cached by torch.hub.
@@ -53,7 +74,7 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = 'cpu') 
     Raises:
         FileNotFoundError: If there is no such file.
         OSError: If the disk or the network fails.
-        ValueError: If the file is damaged, or holds more than data.
+        CheckpointError: If the file is damaged, or holds more than data.
     """
     path = str(path)
     is_url = path.startswith(('http://', 'https://'))
@@ -62,30 +83,38 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = 'cpu') 
     load = torch.hub.load_state_dict_from_url if is_url else torch.load
     if _CAN_TRUST:
         torch.serialization.add_safe_globals(_TRUSTED)
+    trust = _trust.get()
     try:
-        return load(os.path.expanduser(path), map_location=map_location, weights_only=True)
+        checkpoint = load(
+            os.path.expanduser(path), map_location=map_location, weights_only=not trust
+        )
     except OSError as error:  # the disk's or the network's
         raise OSError(f'checkpoint {path} cannot be read: {error}') from error
     except Exception as error:  # a damaged pickle can raise anything
         culprit = re.search(r'(?:GLOBAL|class) (\S+)', str(error))
-        reason = 'it is damaged or no checkpoint'
-        if culprit:
+        if trust or not culprit:
+            reason = 'cannot be read: it is damaged or no checkpoint'
+        else:
             reason = (
-                f'it holds {culprit[1]}; if you trust where it comes from, keep its weights '
-                "alone: torch.save(torch.load(FILE, weights_only=False)['model'], NEW_FILE)"
+                f'holds more than data ({culprit[1]}) and was not read; if you trust where it '
+                'comes from, add --trust-checkpoint (in Python: mmsecvit.checkpoints.'
+                'trust_checkpoints)'
             )
-        raise ValueError(f'checkpoint {path} cannot be read as data only: {reason}') from error
+        raise CheckpointError(f'checkpoint {path} {reason}') from error
+    if not trust and isinstance(checkpoint, dict) and isinstance(checkpoint.get('meta'), dict):
+        # mmengine would run this text as Python when it resumes; nobody else needs it.
+        checkpoint['meta'].pop('config', None)
+    return checkpoint
 
 
 def read_checkpoints_as_data() -> None:
     """Let mmengine read files and http(s) addresses by :func:`read_checkpoint` alone.
 
     Its own readers trust more, and some releases fall back to executing what they cannot read.
-    Before torch 2.6 its own stay, since it could not read its own checkpoints otherwise.
+    Before torch 2.6 mmengine's own checkpoints count as more than data.
     """
-    if _CAN_TRUST:
-        for prefixes in ('', ('http://', 'https://')):
-            CheckpointLoader.register_scheme(prefixes, loader=read_checkpoint, force=True)
+    for prefixes in ('', ('http://', 'https://')):
+        CheckpointLoader.register_scheme(prefixes, loader=read_checkpoint, force=True)
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -102,17 +131,17 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file cannot be read as data only, or holds no state dict.
+        CheckpointError: If the file cannot be read as data only, or holds no state dict.
     """
     checkpoint = read_checkpoint(path)
     for key in ('state_dict', 'model'):
         if isinstance(checkpoint, dict) and isinstance(checkpoint.get(key), dict):
             checkpoint = checkpoint[key]
     if not isinstance(checkpoint, dict) or not checkpoint:
-        raise ValueError(f'checkpoint {path} holds no state dict')
+        raise CheckpointError(f'checkpoint {path} holds no state dict')
     for key, value in checkpoint.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise ValueError(f'checkpoint {path} holds no state dict: {key!r} is no tensor')
+            raise CheckpointError(f'checkpoint {path} holds no state dict: {key!r} is no tensor')
     return {key.removeprefix('module.'): value for key, value in checkpoint.items()}
 
 
@@ -169,7 +198,7 @@ def load_backbone_weights(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the weights are not those of this backbone, with the first keys and
+        CheckpointError: If the weights are not those of this backbone, with the first keys and
             shapes that differ.
     """
     state_dict = read_state_dict(path)
@@ -186,7 +215,7 @@ def load_backbone_weights(
         check_fit(own, state_dict, optional)
     except ValueError as error:
         advice = advise(state_dict) or "set the backbone's options to those of the checkpoint"
-        raise ValueError(
+        raise CheckpointError(
             f'checkpoint {path} is not of this {type(backbone).__name__}: {error}; {advice}'
         ) from None
     missing, unused = backbone.load_state_dict(state_dict, strict=False)

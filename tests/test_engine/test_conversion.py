@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mmsecvit import SecViT, SecViTNeck, __version__
-from mmsecvit.checkpoints import read_checkpoint, to_released
+from mmsecvit.checkpoints import read_checkpoint, to_released, trust_checkpoints
 from mmsecvit.engine import convert_released
 
 ROOT = Path(__file__).parents[2]
@@ -131,8 +131,11 @@ def test_another_network_is_refused_by_its_first_weights(tmp_path):
 
 def test_a_file_with_more_than_tensors_says_how_to_proceed(tmp_path, tiny):
     torch.save({'model': tiny, 'args': argparse.Namespace(lr=1e-3)}, tmp_path / 'src.pth')
-    with pytest.raises(ValueError, match=r'argparse.Namespace; if you trust .* torch.save\('):
+    with pytest.raises(ValueError, match=r'\(argparse.Namespace\) .* if you trust .* --trust'):
         convert_released(tmp_path / 'src.pth', tmp_path / 'dst.pth')
+    with trust_checkpoints():
+        meta = convert_released(tmp_path / 'src.pth', tmp_path / 'dst.pth')
+    assert meta['arch'] == 'tiny'
 
 
 def test_the_tool(tmp_path, monkeypatch, capsys, tiny):

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from mmsecvit.checkpoints import trust_checkpoints
 from mmsecvit.engine import visualize_clusters
 
 
@@ -39,19 +40,24 @@ def main() -> None:
         help='tokens by their mean rank over the heads, each head, or one (default: mean)',
     )
     parser.add_argument('--out', help='new PNG file (default: IMAGE_clusters.png, here)')
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='execute code that the checkpoint may hold, if you trust where it is from',
+    )
     args = parser.parse_args()
     out = args.out or f'{args.image.stem}_clusters.png'
     block = -1 if args.blocks == 'last' else args.blocks
     if args.checkpoint is None:
         print('No checkpoint given: these are the clusters of random weights.', file=sys.stderr)
     try:
-        print(
-            visualize_clusters(
+        with trust_checkpoints(args.trust_checkpoint):
+            made = visualize_clusters(
                 args.image, out, args.config, args.checkpoint, args.stages, block, args.heads
             )
-        )
     except (ValueError, FileNotFoundError, FileExistsError) as error:
         sys.exit(str(error))
+    print(made)
 
 
 if __name__ == '__main__':

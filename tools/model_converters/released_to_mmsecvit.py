@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from mmsecvit.checkpoints import trust_checkpoints
 from mmsecvit.engine import convert_released
 
 
@@ -10,9 +11,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('src', help="the authors' checkpoint")
     parser.add_argument('dst', help='new file to write')
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='execute code that the checkpoint may hold, if you trust where it is from',
+    )
     args = parser.parse_args()
     try:
-        meta = convert_released(args.src, args.dst)
+        with trust_checkpoints(args.trust_checkpoint):
+            meta = convert_released(args.src, args.dst)
     except (ValueError, FileNotFoundError, FileExistsError) as error:
         sys.exit(str(error))
     print(f'{args.dst}: SecViT(arch={meta["arch"]!r}, variant={meta["variant"]!r})')
