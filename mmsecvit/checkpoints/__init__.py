@@ -1,4 +1,4 @@
-"""Reading checkpoints, and the authors' weights in this package's names.
+"""Reading, writing and resuming from checkpoints, and the authors' weights under our names.
 
 State dicts are mapped by names and shapes alone; no backbone is known here.
 """
@@ -13,10 +13,17 @@ from .loading import (
     trust_checkpoints,
 )
 from .released import from_released, is_released, to_released
+from .resuming import InterruptionHook, ResumableEpochLoop, StepSeedHook
+from .saving import AtomicCheckpointHook, find_last_checkpoint
 
 __all__ = [
+    'AtomicCheckpointHook',
     'CheckpointError',
+    'InterruptionHook',
+    'ResumableEpochLoop',
+    'StepSeedHook',
     'check_fit',
+    'find_last_checkpoint',
     'from_released',
     'is_released',
     'load_backbone_weights',

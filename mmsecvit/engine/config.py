@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, ConfigDict
 
+from ..checkpoints import CheckpointError, find_last_checkpoint, read_checkpoint
+
 SYNC_BATCH_NORMS = ('SyncBN', 'MMSyncBN')
 
 
@@ -40,6 +42,8 @@ def set_pretrained(cfg: Config, path: str) -> None:
         raise ValueError(f'pretrained needs a model with a backbone, got a {cfg.model.type}')
     if not path.startswith(('http://', 'https://')) and not Path(path).expanduser().is_file():
         raise FileNotFoundError(f'pretrained must be a checkpoint, but {path} does not exist')
+    if not path.startswith(('http://', 'https://')):
+        read_checkpoint(path)  # what cannot be read is to be refused before all work
     cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=path)
 
 
@@ -86,10 +90,17 @@ def set_resume(cfg: Config, resume: str | None) -> None:
 
     Without ``resume``, a work directory that holds checkpoints is refused, since the new run
     would write over them.
+
+    Raises:
+        FileNotFoundError: If ``resume`` does not exist.
+        CheckpointError: If the checkpoint is damaged, holds code, or is no training run's.
+        FileExistsError: If the work directory holds checkpoints.
     """
+    if resume is None and cfg.get('resume'):
+        resume = cfg.get('load_from') or 'auto'
     if resume is None:
         earlier = sorted(Path(cfg.work_dir).glob('*.pth'))
-        if earlier and not cfg.get('resume'):
+        if earlier:
             raise FileExistsError(
                 f'work_dir {cfg.work_dir} holds checkpoints of an earlier run ({earlier[0].name}): '
                 'add --resume to go on with it, or choose another --work-dir'
@@ -97,8 +108,35 @@ def set_resume(cfg: Config, resume: str | None) -> None:
         return
     if resume != 'auto' and not Path(resume).is_file():
         raise FileNotFoundError(f'resume must be a checkpoint, but {resume} does not exist')
-    cfg.resume = True
-    cfg.load_from = None if resume == 'auto' else resume
+    path = find_last_checkpoint(cfg.work_dir) if resume == 'auto' else Path(resume)
+    cfg.resume = path is not None
+    if path is None:
+        return
+    cfg.load_from = str(path)
+    if path.is_dir():
+        return  # shards, as some strategies write them
+    checkpoint = read_checkpoint(path)
+    parts = ('meta', 'state_dict', 'message_hub', 'optimizer')
+    missing = [part for part in parts if part not in checkpoint]
+    if missing:
+        raise CheckpointError(
+            f'checkpoint {path} cannot be resumed from, since it has no {", ".join(missing)}: '
+            'give its weights to --pretrained'
+        )
+    if cfg.get('randomness', {}).get('seed') is None:
+        # The seed, which mmengine drew then, orders the data.
+        cfg.merge_from_dict({'randomness.seed': checkpoint['meta'].get('seed')})
+
+
+def set_crash_safety(cfg: Config) -> None:
+    """Write checkpoints atomically, and let an epoch be resumed in its middle."""
+    hook = cfg.get('default_hooks', {}).get('checkpoint', dict(type='CheckpointHook'))
+    if hook and hook['type'] == 'CheckpointHook':
+        cfg.merge_from_dict({'default_hooks.checkpoint.type': 'AtomicCheckpointHook'})
+    loop = cfg.train_cfg
+    if loop.get('type') == 'EpochBasedTrainLoop' or loop.get('by_epoch'):
+        loop.type = 'ResumableEpochLoop'
+        loop.pop('by_epoch', None)
 
 
 def set_visualization(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:

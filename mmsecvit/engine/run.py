@@ -11,13 +11,21 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
-from ..checkpoints import check_fit, read_checkpoints_as_data, read_state_dict
+from ..checkpoints import (
+    CheckpointError,
+    InterruptionHook,
+    StepSeedHook,
+    check_fit,
+    read_checkpoints_as_data,
+    read_state_dict,
+)
 from .config import (
     adapt_to_cpu,
     check_operators,
     load_config,
     set_amp,
     set_auto_scale_lr,
+    set_crash_safety,
     set_pretrained,
     set_resume,
     set_tensorboard,
@@ -41,6 +49,8 @@ def train(
 ) -> Runner:
     """Train the model of a config.
 
+    SIGTERM saves a checkpoint and ends the process; ``resume`` goes on from there.
+
     Args:
         config: Path of the config file of a detector, segmenter or classifier.
         work_dir: Where logs and checkpoints go. Defaults to the config's own, else to
@@ -59,6 +69,7 @@ def train(
     Raises:
         ValueError: If an option does not fit the config or the machine, or the annotations do not
             have the classes.
+        CheckpointError: If ``pretrained`` or ``resume`` is damaged, holds code or does not fit.
         FileNotFoundError: If ``pretrained``, ``resume`` or a part of the data does not exist.
         FileExistsError: If ``work_dir`` holds checkpoints and ``resume`` is not given.
     """
@@ -74,14 +85,21 @@ def train(
     if tensorboard:
         set_tensorboard(cfg)
     set_resume(cfg, resume)
+    set_crash_safety(cfg)
     check_data(cfg, ('train', 'val'))
     runner = _build_runner(cfg)
+    if cfg.get('resume') and isinstance(runner.model, nn.Module) and Path(cfg.load_from).is_file():
+        check_weights(runner.model, cfg.load_from, config)
+    interruption = InterruptionHook()
+    runner.register_hook(interruption)
+    runner.register_hook(StepSeedHook())
     if starts_from_scratch(cfg):
         runner.logger.warning(
             'The backbone trains from scratch: give it weights with --pretrained PATH, or go on '
             'with an earlier run with --resume.'
         )
-    runner.train()
+    with interruption.listening(runner):
+        runner.train()
     runner.logger.info(summarize(runner))
     return runner
 
@@ -114,8 +132,8 @@ def test(
         The metrics by name.
 
     Raises:
-        ValueError: If the checkpoint is not of this model, ``out`` is no pickle file, or the
-            annotations do not have the classes.
+        ValueError: If ``out`` is no pickle file, or the annotations do not have the classes.
+        CheckpointError: If the checkpoint is damaged, holds code or is not of this model.
         FileNotFoundError: If there is no such checkpoint, or a part of the data does not exist.
         FileExistsError: If ``out`` exists.
     """
@@ -141,13 +159,13 @@ def test(
 
 
 def check_weights(model: nn.Module, checkpoint: str, config: str | Path) -> None:
-    """Raise a ValueError unless a checkpoint has all weights of the model of ``config``."""
-    if is_model_wrapper(model):
-        model = model.module
+    """Raise a CheckpointError unless a checkpoint has all weights of the model of ``config``."""
+    own = model.module if is_model_wrapper(model) else model
+    weights = read_state_dict(checkpoint)
     try:
-        check_fit(model.state_dict(), read_state_dict(checkpoint))
+        check_fit(own.state_dict(), weights)
     except ValueError as error:
-        raise ValueError(
+        raise CheckpointError(
             f'checkpoint {checkpoint} is not of the model of {config}: {error}'
         ) from error
 

@@ -1,0 +1,189 @@
+"""Stopping a training run at a signal, and going on with it as if nothing had happened."""
+
+import random
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+import torch
+from mmengine.dist import all_reduce, get_rank, get_world_size
+from mmengine.hooks import EMAHook, Hook
+from mmengine.registry import LOOPS
+from mmengine.runner import EpochBasedTrainLoop, Runner
+
+from .saving import ATOMIC, LAST_CHECKPOINT, AtomicBackend
+
+INTERRUPTED = 'interrupted.pth'
+ASKING_INTERVAL = 10  # iterations from one question among processes to the next
+EXIT_CODE = 128 + signal.SIGTERM  # as shells have it
+DATA, STEP = 0, 1  # what random numbers of a training step are for
+
+
+@LOOPS.register_module()
+class ResumableEpochLoop(EpochBasedTrainLoop):
+    """mmengine's epoch-based loop, which can go on in the middle of an epoch too.
+
+    Attributes:
+        trained_batches: How many batches of the current epoch were trained before the run was
+            interrupted. They are loaded again, so that workers draw the same random numbers.
+    """
+
+    trained_batches = 0
+
+    def run_epoch(self) -> None:
+        super().run_epoch()
+        self.trained_batches = 0
+
+    def run_iter(self, idx: int, data_batch: Sequence[dict]) -> None:
+        if idx >= self.trained_batches:
+            super().run_iter(idx, data_batch)
+        else:
+            seed_step(self.runner, self._iter, DATA)
+
+
+class InterruptionHook(Hook):
+    """Save and exit when SIGTERM comes, as schedulers send it some time before they kill.
+
+    The step in hand is finished first. Several processes agree every ten training steps, and
+    when a validation ends.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._started = False
+        # Where the run stands; None while that is not what the model holds.
+        self._position: dict | None = None
+        self._trained: dict | None = None
+
+    @contextmanager
+    def listening(self, runner: Runner) -> Iterator[None]:
+        """Listen to SIGTERM inside the ``with`` block, in which the runner trains."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # no other can be told of signals
+            return
+        previous = signal.signal(signal.SIGTERM, self._ask)
+        try:
+            yield
+        except RuntimeError:
+            # Where every process of a job gets the signal, the data loader's workers are gone.
+            if not self._asked or self._position is None:
+                raise
+            self._save_and_exit(runner)
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Note what of an epoch was trained already."""
+        if runner.cfg.get('resume') and isinstance(runner.train_loop, ResumableEpochLoop):
+            runner.train_loop.trained_batches = checkpoint['meta'].get('trained_batches', 0)
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
+        self._started = True
+        self._position = None
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        self._position = self._trained = dict(
+            epoch=runner.epoch, iter=runner.iter + 1, trained_batches=batch_idx + 1
+        )
+        interval = 1 if get_world_size() == 1 else ASKING_INTERVAL
+        if self.every_n_train_iters(runner, interval) and self._anyone_asked():
+            self._save_and_exit(runner)
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        if any(isinstance(hook, EMAHook) for hook in runner.hooks):
+            self._position = None  # the average is in the model's place
+
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: Sequence | None = None,
+    ) -> None:
+        # Processes may have different numbers of images to validate, and cannot agree here.
+        if self._asked and get_world_size() == 1:
+            self._save_and_exit(runner)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        self._position = self._trained
+        if self._anyone_asked():
+            self._save_and_exit(runner)
+
+    def _ask(self, signum: int, frame: FrameType | None) -> None:
+        if not self._started:
+            raise SystemExit(EXIT_CODE)
+        self._asked = True
+        # Workers that the same signal has ended are not to break off the step in hand.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+    def _anyone_asked(self) -> bool:
+        asked = torch.tensor(int(self._asked))
+        all_reduce(asked, 'max')
+        return bool(asked)
+
+    def _save_and_exit(self, runner: Runner) -> None:
+        if self._position is None:
+            runner.logger.info('Stopped by SIGTERM; go on from the last checkpoint with --resume.')
+            raise SystemExit(EXIT_CODE)
+        path = Path(runner.work_dir, INTERRUPTED)
+        runner.save_checkpoint(
+            runner.work_dir, path.name, meta=self._position, by_epoch=False, backend_args=ATOMIC
+        )
+        if get_rank() == 0:
+            AtomicBackend().put(str(path).encode(), path.with_name(LAST_CHECKPOINT))
+        runner.logger.info(f'Stopped by SIGTERM and saved {path}; go on with --resume.')
+        raise SystemExit(EXIT_CODE)
+
+
+class StepSeedHook(Hook):
+    """Derive each training step's random numbers from the seed and the step's number alone.
+
+    So a resumed run draws what the uninterrupted one would have, in the process that trains;
+    the data loader's workers have random numbers of their own.
+    """
+
+    priority = 'LOWEST'
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        seed_step(runner, runner.iter, DATA)
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
+        seed_step(runner, runner.iter, STEP)
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        # Without workers, the next batch is drawn here.
+        seed_step(runner, runner.iter + 1, DATA)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        seed_step(runner, runner.iter, DATA)
+
+
+def seed_step(runner: Runner, step: int, what: int) -> None:
+    """Seed this process for training step ``step``: for loading its data, or the step itself."""
+    sequence = np.random.SeedSequence((runner.seed, get_rank(), step, what))
+    seed = int(sequence.generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)

@@ -1,0 +1,144 @@
+import json
+from pathlib import Path
+
+import pytest
+from mmengine.registry import DefaultScope
+
+# A classifier that trains in seconds: SecViT with one block a stage on noise, whose losses depend
+# on the order of the data, on augmentation and on stochastic depth.
+JOB = """
+import os
+import resource
+import signal
+
+import numpy as np
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
+from torch import nn
+
+from mmsecvit import SecViT
+
+
+@DATASETS.register_module(force=True)
+class Noise(torch.utils.data.Dataset):
+    def __init__(self, flip=True):
+        self.flip = flip
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, i):
+        image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(i)) + i % 3
+        flipped = image.flip(2) if self.flip and np.random.rand() < 0.5 else image
+        return dict(inputs=flipped, labels=i % 3)
+
+
+@MODELS.register_module(force=True)
+class Classifier(BaseModel):
+    def __init__(self):
+        super().__init__()
+        arch = dict(embed_dims=(16, 16, 32, 32), depths=(1,) * 4, num_heads=(1, 2, 2, 4))
+        self.backbone = SecViT(arch, 'released', drop_path_rate=0.5, out_indices=(3,))
+        self.fc = nn.Linear(32, 3)
+
+    def forward(self, inputs, labels, mode='tensor'):
+        logits = self.fc(self.backbone(torch.stack(list(inputs)))[0].mean((2, 3)))
+        if mode == 'loss':
+            return dict(loss=nn.functional.cross_entropy(logits, torch.as_tensor(labels)))
+        return [dict(score=float(x.max())) for x in logits]
+
+
+@METRICS.register_module(force=True)
+class Score(BaseMetric):
+    def process(self, data_batch, data_samples):
+        self.results.extend(data_samples)
+
+    def compute_metrics(self, results):
+        return dict(acc=float(np.mean([r['score'] for r in results])))
+
+
+@HOOKS.register_module(force=True)
+class SignalHook(Hook):
+    '''Sends a signal to this process, or to its group.'''
+
+    priority = 'LOW'
+
+    def __init__(self, signum, step, when='after_train_iter', group=False):
+        def send(runner, *args, **kwargs):
+            if runner.iter == step:
+                (os.killpg if group else os.kill)(0 if group else os.getpid(), signum)
+
+        setattr(self, when, send)
+
+
+@HOOKS.register_module(force=True)
+class FullDiskHook(Hook):
+    '''Lets no file grow beyond 300,000 bytes from a checkpoint on; the attempt may be deadly.'''
+
+    def __init__(self, step, deadly=False):
+        self.step = step
+        self.deadly = deadly
+
+    def before_save_checkpoint(self, runner, checkpoint):
+        if runner.iter == self.step:
+            hard_limit = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard_limit))
+            if self.deadly:
+                signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+"""
+CONFIG = """
+custom_imports = dict(imports=['mmsecvit', 'noise_job'])
+default_scope = 'mmengine'
+model = dict(type='Classifier')
+loader = dict(
+    batch_size=3,
+    num_workers=0,
+    dataset=dict(type='Noise'),
+    sampler=dict(type='DefaultSampler', shuffle=True),
+)
+train_dataloader = val_dataloader = loader
+val_evaluator = dict(type='Score')
+train_cfg = dict(by_epoch=True, max_epochs=3)
+val_cfg = dict()
+optim_wrapper = dict(optimizer=dict(type='AdamW', lr=1e-2))
+param_scheduler = dict(type='CosineAnnealingLR', by_epoch=False, T_max=12)
+default_hooks = dict(
+    logger=dict(type='LoggerHook', interval=1),
+    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=1),
+)
+log_processor = dict(window_size=1)
+randomness = dict(seed=0)
+"""
+ITERATIONS = """
+_base_ = './epochs.py'
+train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=12, val_interval=4)
+train_dataloader = dict(sampler=dict(type='InfiniteSampler'), dataset=dict(flip=False))
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=3))
+log_processor = dict(by_epoch=False)
+"""
+
+
+@pytest.fixture(scope='module')
+def jobs(tmp_path_factory) -> Path:
+    """Folder of two configs of twelve training steps: ``epochs.py`` and ``iterations.py``."""
+    folder = tmp_path_factory.mktemp('jobs')
+    (folder / 'noise_job.py').write_text(JOB)
+    (folder / 'epochs.py').write_text(CONFIG)
+    (folder / 'iterations.py').write_text(ITERATIONS)
+    patch = pytest.MonkeyPatch()
+    patch.syspath_prepend(folder)
+    patch.setenv('PYTHONPATH', str(folder), prepend=':')
+    # Other tests are to find no scope, as before.
+    with DefaultScope.overwrite_default_scope('mmengine'):
+        yield folder
+    patch.undo()
+
+
+def read_losses(work_dir: Path) -> dict[int, float]:
+    """Losses by step; where a resumed run repeats steps, the last counts."""
+    files = sorted(work_dir.glob('*/vis_data/scalars.json'))
+    lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    return {line['step']: line['loss'] for line in lines if 'loss' in line}

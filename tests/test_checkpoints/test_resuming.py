@@ -1,0 +1,191 @@
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mmsecvit import engine
+from mmsecvit.checkpoints import CheckpointError, read_checkpoint, read_state_dict
+
+from .conftest import read_losses
+
+TRAIN = Path(__file__).parents[2] / 'tools' / 'train.py'
+SIGTERM, SIGKILL, SIGXFSZ = map(int, (signal.SIGTERM, signal.SIGKILL, signal.SIGXFSZ))
+
+
+@pytest.fixture(scope='module', params=['epochs', 'iterations'])
+def uninterrupted(request, tmp_path_factory, jobs):
+    """Losses and weights of a job that nothing interrupts."""
+    work_dir = tmp_path_factory.mktemp(request.param)
+    config = jobs / f'{request.param}.py'
+    engine.train(config, work_dir=str(work_dir))
+    (last,) = work_dir.glob('*.pth')
+    return SimpleNamespace(
+        config=config, losses=read_losses(work_dir), last=last.name, weights=read_state_dict(last)
+    )
+
+
+def resume_and_compare(work_dir, uninterrupted):
+    """Resume and assert that losses of all steps and the weights are the uninterrupted job's."""
+    engine.train(uninterrupted.config, work_dir=str(work_dir), resume='auto')
+    assert read_losses(work_dir) == uninterrupted.losses
+    weights = read_state_dict(work_dir / uninterrupted.last)
+    assert all(torch.equal(weights[key], value) for key, value in uninterrupted.weights.items())
+
+
+@pytest.mark.parametrize(
+    ('when', 'step', 'position'),
+    [
+        ('after_train_iter', 5, dict(iter=6, trained_batches=2)),
+        ('after_train_iter', 7, dict(iter=8, trained_batches=4)),  # an epoch's last
+        ('after_val_iter', 4, dict(iter=4, trained_batches=4)),
+    ],
+)
+def test_sigterm_loses_nothing(tmp_path, uninterrupted, when, step, position):
+    hook = dict(type='SignalHook', signum=SIGTERM, step=step, when=when)
+    with pytest.raises(SystemExit) as ended:
+        engine.train(
+            uninterrupted.config, work_dir=str(tmp_path), cfg_options={'custom_hooks': [hook]}
+        )
+    assert ended.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'interrupted.pth')
+    meta = read_checkpoint(tmp_path / 'interrupted.pth')['meta']
+    if 'iterations' in uninterrupted.config.name:
+        position = dict(iter=position['iter'])
+    assert {key: meta[key] for key in position} == position
+    resume_and_compare(tmp_path, uninterrupted)
+
+
+def test_sigterm_while_the_average_is_validated_leaves_the_regular_checkpoint(tmp_path, jobs):
+    hooks = [
+        dict(type='EMAHook'),
+        dict(type='SignalHook', signum=SIGTERM, step=4, when='after_val_iter'),
+    ]
+    with pytest.raises(SystemExit):
+        engine.train(
+            jobs / 'epochs.py', work_dir=str(tmp_path), cfg_options={'custom_hooks': hooks}
+        )
+    assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'epoch_1.pth')
+    assert [p.name for p in tmp_path.glob('*.pth')] == ['epoch_1.pth']
+
+
+@pytest.mark.parametrize(
+    ('hook', 'exit_code', 'last'),
+    [
+        # Schedulers may tell the workers of the data loader, too, which end at once.
+        (
+            dict(type='SignalHook', signum=SIGTERM, step=5, group=True),
+            143,
+            'interrupted.pth',
+        ),
+        (dict(type='SignalHook', signum=SIGKILL, step=9), -SIGKILL, 'epoch_2.pth'),
+        # Killed when 300,000 bytes of the second checkpoint are written.
+        (dict(type='FullDiskHook', step=8, deadly=True), -SIGXFSZ, 'epoch_1.pth'),
+    ],
+    ids=['SIGTERM', 'SIGKILL', 'while saving'],
+)
+def test_a_killed_process_is_gone_on_with(tmp_path, jobs, hook, exit_code, last):
+    workers = {'train_dataloader.num_workers': 2}
+    config, work_dirs = jobs / 'epochs.py', (tmp_path / 'killed', tmp_path / 'whole')
+    options = [f'{key}={value}' for key, value in workers.items()]
+    killed = jobs / f'killed_{last}.py'
+    killed.write_text(f"_base_ = './epochs.py'\ncustom_hooks = [{hook!r}]\n")
+    done = subprocess.run(
+        [sys.executable, TRAIN, killed, '--work-dir', work_dirs[0], '--cfg-options', *options],
+        start_new_session=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == exit_code, done.stderr[-4000:]
+    found = Path((work_dirs[0] / 'last_checkpoint').read_text())
+    assert found.name == last
+    read_checkpoint(found)
+    engine.train(config, work_dir=str(work_dirs[0]), resume='auto', cfg_options=workers)
+    engine.train(config, work_dir=str(work_dirs[1]), cfg_options=workers)
+    assert read_losses(work_dirs[0]) == read_losses(work_dirs[1])
+
+
+@pytest.fixture(scope='module')
+def one_epoch(tmp_path_factory, jobs):
+    """Checkpoint of one epoch, which drew its seed."""
+    work_dir = tmp_path_factory.mktemp('one_epoch')
+    options = {'train_cfg.max_epochs': 1, 'randomness.seed': None}
+    engine.train(jobs / 'epochs.py', work_dir=str(work_dir), cfg_options=options)
+    return work_dir / 'epoch_1.pth'
+
+
+def test_the_seed_that_was_drawn_is_kept(tmp_path, jobs, one_epoch):
+    options = {'train_cfg.max_epochs': 2, 'randomness.seed': None}
+    runner = engine.train(
+        jobs / 'epochs.py', work_dir=str(tmp_path), resume=str(one_epoch), cfg_options=options
+    )
+    seed = read_checkpoint(one_epoch)['meta']['seed']
+    assert (runner.seed, runner.train_dataloader.sampler.seed) == (seed, seed)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def keep_weights(path):
+    torch.save(dict(state_dict=read_state_dict(path)), path)
+
+
+def rename_weights(path):
+    checkpoint = read_checkpoint(path)
+    checkpoint['state_dict']['head.bias'] = checkpoint['state_dict'].pop('fc.bias')
+    torch.save(checkpoint, path)
+
+
+@pytest.mark.parametrize(
+    ('damage', 'message'),
+    [
+        (truncate, 'epoch_1.pth cannot be read: it is damaged or no checkpoint$'),
+        (
+            keep_weights,
+            'epoch_1.pth cannot be resumed from, since it has no meta, message_hub, optimizer: '
+            'give its weights to --pretrained$',
+        ),
+        (
+            rename_weights,
+            r'epoch_1.pth is not of the model of .*epochs.py: 1 weights are missing in the file '
+            r'\(first: fc.bias\); 1 weights of the file have no place here \(first: head.bias\)$',
+        ),
+    ],
+)
+@pytest.mark.parametrize('resume', ['auto', 'by name'])
+def test_what_cannot_be_resumed_from_is_refused_and_stays(
+    tmp_path, jobs, one_epoch, resume, damage, message
+):
+    path = tmp_path / 'epoch_1.pth'
+    path.write_bytes(one_epoch.read_bytes())
+    (tmp_path / 'last_checkpoint').write_text(str(path))
+    damage(path)
+    before = path.read_bytes()
+    with pytest.raises(CheckpointError, match=message):
+        engine.train(
+            jobs / 'epochs.py',
+            work_dir=str(tmp_path),
+            resume='auto' if resume == 'auto' else str(path),
+        )
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.glob('*.pth')] == ['epoch_1.pth']
+
+
+def test_a_config_in_a_checkpoint_is_not_run(tmp_path, jobs, one_epoch):
+    checkpoint = read_checkpoint(one_epoch)
+    marker = tmp_path / 'marker'
+    checkpoint['meta']['config'] = f"open({str(marker)!r}, 'w')"
+    torch.save(checkpoint, tmp_path / 'evil.pth')
+    options = {'train_cfg.max_epochs': 1}
+    engine.train(
+        jobs / 'epochs.py',
+        work_dir=str(tmp_path / 'work'),
+        resume=str(tmp_path / 'evil.pth'),
+        cfg_options=options,
+    )
+    assert not marker.exists()
