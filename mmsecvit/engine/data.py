@@ -10,14 +10,18 @@ from mmengine.registry import DATASETS
 
 CATEGORIES = b'"categories"'
 LONGEST_LIST = 1 << 24  # bytes: sixteen times LVIS's 1,203 categories
+# mmpretrain's data sets with a folder for each class, and the files that count as its images.
+CLASS_FOLDERS = ('CustomDataset', 'ImageNet', 'ImageNet21k')
+IMAGES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
 
 
 def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
-    """Raise an error if the files of a detector's or segmenter's data sets are not there.
+    """Raise an error if the files of a config's data sets are not there.
 
     Looks at what is on local disks: the data roots, the folders of images and of segmentation
-    maps, the annotation files of data sets and evaluators, and, for COCO's format, whether these
-    files have all the classes of the data set. (Classifiers' data sets may download themselves.)
+    maps, the annotation files of data sets and evaluators, for COCO's format, whether these
+    files have all the classes of the data set, and, for classifiers' folders of classes, whether
+    each has an image. (Classifiers' other data sets may download themselves.)
 
     Args:
         cfg: Config of a whole experiment.
@@ -25,14 +29,16 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
 
     Raises:
         FileNotFoundError: If a folder or file does not exist.
-        ValueError: If an annotation file has no list of categories, or lacks one of the classes.
+        ValueError: If an annotation file has no list of categories, or lacks one of the classes,
+            or the folder of a class has no image.
     """
-    if cfg.get('default_scope') not in ('mmdet', 'mmseg'):
+    if cfg.get('default_scope') not in ('mmdet', 'mmseg', 'mmpretrain'):
         return
+    check = _check_class_folders if cfg.default_scope == 'mmpretrain' else _check_dataset
     for split in splits:
         loader = cfg.get(f'{split}_dataloader') or {}
         for setting, dataset in _find_datasets(loader, f'{split}_dataloader'):
-            _check_dataset(setting, dataset)
+            check(setting, dataset)
         evaluator = cfg.get(f'{split}_evaluator') or {}
         for i, metric in enumerate(evaluator if isinstance(evaluator, list) else [evaluator]):
             index = f'.{i}' if isinstance(evaluator, list) else ''
@@ -43,7 +49,7 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
 def _find_datasets(node: object, setting: str) -> Iterator[tuple[str, ConfigDict]]:
     """Find the data sets with files, which may lie inside others that repeat or join them."""
     if isinstance(node, dict):
-        if 'ann_file' in node or 'data_prefix' in node:
+        if not node.keys().isdisjoint(('ann_file', 'data_prefix', 'data_root')):
             yield setting, node
             return
         for name, child in node.items():
@@ -70,6 +76,35 @@ def _check_dataset(setting: str, dataset: ConfigDict) -> None:
         with DATASETS.switch_scope_and_registry('mmdet') as registry:
             cls = registry.get(dataset.type)
         _check_classes(setting, ann_file, cls._load_metainfo(dataset.get('metainfo'))['classes'])
+
+
+def _check_class_folders(setting: str, dataset: ConfigDict) -> None:
+    root, split = dataset.get('data_root') or '', dataset.get('split') or ''
+    known = dataset.type.removeprefix('mmpretrain.') in CLASS_FOLDERS
+    if not known or not _is_local(dataset, root or '.'):
+        return
+    if root:
+        _must_exist(f'{setting}.data_root', root)
+    prefix = dataset.get('data_prefix') or split
+    if isinstance(prefix, dict):
+        prefix = prefix.get('img_path', '')
+    folder = Path(root, prefix)
+    name = 'data_prefix' if dataset.get('data_prefix') else 'split' if split else 'data_root'
+    _must_exist(f'{setting}.{name}', folder)
+    listed = dataset.get('ann_file') or (split and Path(root, 'meta', f'{split}.txt').exists())
+    if listed or split == 'test' or not dataset.get('with_label', True):
+        return
+    classes = sorted(path for path in folder.iterdir() if path.is_dir())
+    if not classes:
+        raise ValueError(
+            f'{setting}.{name} must have a folder of images for each class, but {folder} has none'
+        )
+    for path in classes:
+        if not any(file.suffix.lower() in IMAGES for file in path.rglob('*')):
+            raise ValueError(
+                f'{setting}.{name} must have images of each class, but there are none in {path}: '
+                'fill or remove the folder'
+            )
 
 
 def _check_classes(setting: str, ann_file: Path, classes: tuple[str, ...]) -> None:

@@ -122,3 +122,53 @@ def test_training_and_testing_say_it_before_anything_is_made(tmp_path, family):
     with pytest.raises(FileNotFoundError, match='^test_dataloader.dataset.data_root must exist'):
         engine.test(config, 'x.pth', work_dir=str(work_dir), cfg_options=options)
     assert not work_dir.exists()
+
+
+@pytest.fixture(params=['ImageNet', 'CustomDataset'])
+def folders(request, tmp_path) -> Config:
+    """A classifier's config, with one image in each of two folders of classes."""
+    for split in ('train', 'val'):
+        for name in ('cat', 'dog'):
+            path = tmp_path / split / name / 'deeper' / 'x.JPG'
+            path.parent.mkdir(parents=True)
+            path.touch()
+    cfg = Config.fromfile(CONFIGS / 'secvit_t_in1k.py')
+    for split in ('train', 'val'):
+        dataset = cfg[f'{split}_dataloader'].dataset
+        dataset.data_root = str(tmp_path)
+        if request.param == 'CustomDataset':
+            dataset.type = request.param
+            dataset.data_prefix = dataset.pop('split')
+    return cfg
+
+
+def test_an_empty_class_folder_is_named_with_its_setting(folders, tmp_path):
+    check_data(folders, ('train', 'val'))
+    (tmp_path / 'val/dog/deeper/x.JPG').rename(tmp_path / 'val/dog/notes.txt')
+    name = 'split' if folders.val_dataloader.dataset.type == 'ImageNet' else 'data_prefix'
+    message = (
+        rf'^val_dataloader.dataset.{name} must have images of each class, but there are none in '
+        rf'{tmp_path}/val/dog: fill or remove the folder$'
+    )
+    with pytest.raises(ValueError, match=message):
+        check_data(folders, ('train', 'val'))
+    check_data(folders, ('train',))
+    # With an annotation file the folders do not matter.
+    folders.val_dataloader.dataset.ann_file = 'meta/val.txt'
+    check_data(folders, ('val',))
+
+
+def test_absent_folders_of_classes_are_named(folders, tmp_path):
+    (tmp_path / 'train').rename(tmp_path / 'elsewhere')
+    with pytest.raises(FileNotFoundError, match=f'must exist, but {tmp_path}/train does not$'):
+        check_data(folders, ('train',))
+    (tmp_path / 'train').mkdir()
+    with pytest.raises(ValueError, match=f'for each class, but {tmp_path}/train has none$'):
+        check_data(folders, ('train',))
+    folders.train_dataloader.dataset.data_root = 'nowhere'
+    with pytest.raises(FileNotFoundError, match='dataset.data_root must exist, but nowhere does'):
+        check_data(folders, ('train',))
+
+
+def test_data_that_a_classifier_downloads_is_left_alone():
+    check_data(Config.fromfile(CONFIGS / 'secvit_t_cifar10.py'), ('train', 'val'))
