@@ -1,0 +1,116 @@
+"""What the toolboxes' data sets do with bad data, as the configs here set them up."""
+
+import json
+from pathlib import Path
+
+import mmcv
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+
+pytest.importorskip('mmdet')
+CONFIG = Path(__file__).parents[2] / 'configs' / 'retinanet_secvit_t_1x.py'
+CAT, UNKNOWN = 3, 9
+
+
+def annotation(image, box, category=CAT):
+    area = box[2] * box[3]
+    return dict(image_id=image, bbox=box, category_id=category, area=area, iscrowd=0)
+
+
+@pytest.fixture
+def loader(tmp_path):
+    """Config of a loader of six images of 64x64: what it yields, and how, is the config's own."""
+    rng = np.random.default_rng(0)
+    names = ['colour.jpg', 'grey.png', 'alpha.png', 'empty.jpg', 'unknown.jpg', 'flat.jpg']
+    channels = [3, 1, 4, 3, 3, 3]
+    for name, c in zip(names, channels, strict=True):
+        pixels = rng.integers(0, 255, (64, 64, c), dtype=np.uint8)
+        mmcv.imwrite(pixels, str(tmp_path / 'images' / name))
+    box = [8, 8, 16, 16]
+    annotations = [
+        annotation(0, box),
+        annotation(0, [8, 8, 0, 16]),  # no area
+        annotation(0, [100, 8, 16, 16]),  # beyond the image
+        annotation(0, box, UNKNOWN),
+        annotation(1, box),
+        annotation(2, box),
+        annotation(4, box, UNKNOWN),
+        annotation(5, [8, 8, 16, 0]),
+    ]
+    content = dict(
+        images=[dict(id=i, file_name=n, width=64, height=64) for i, n in enumerate(names)],
+        annotations=[dict(id=i, **a) for i, a in enumerate(annotations)],
+        categories=[dict(id=CAT, name='cat'), dict(id=UNKNOWN, name='yeti')],
+    )
+    (tmp_path / 'train.json').write_text(json.dumps(content))
+    cfg = Config.fromfile(CONFIG)
+    loader = cfg.train_dataloader
+    loader.batch_size = 1
+    loader.sampler.shuffle = False
+    loader.batch_sampler = None
+    loader.persistent_workers = False
+    loader.dataset.update(
+        data_root=str(tmp_path),
+        ann_file='train.json',
+        data_prefix=dict(img='images/'),
+        metainfo=dict(classes=('cat',)),
+    )
+    load, annotate, *_, pack = loader.dataset.pipeline
+    loader.dataset.pipeline = [load, annotate, pack]
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        yield loader
+
+
+def batches(loader):
+    """What the loader yields in one epoch: the names of the images, inputs and boxes."""
+    for batch in Runner.build_dataloader(loader, seed=0):
+        (inputs,), (sample,) = batch['inputs'], batch['data_samples']
+        boxes = sample.gt_instances.bboxes.tensor.tolist()
+        yield Path(sample.img_path).name, tuple(inputs.shape), boxes
+
+
+def test_what_cannot_be_trained_on_is_left_out(loader):
+    colour = [[8.0, 8.0, 24.0, 24.0]]
+    assert [*batches(loader)] == [
+        ('colour.jpg', (3, 64, 64), colour),
+        ('grey.png', (3, 64, 64), colour),
+        ('alpha.png', (3, 64, 64), colour),
+        # Annotated, if with nothing: it serves as background.
+        ('flat.jpg', (3, 64, 64), []),
+    ]
+
+
+@pytest.fixture(params=['missing', 'empty', 'text', 'header alone'])
+def broken(request, tmp_path, loader):
+    """The second image is broken."""
+    path = tmp_path / 'images' / 'grey.png'
+    if request.param == 'missing':
+        path.unlink()
+    else:
+        content = {'empty': b'', 'text': b'<html>', 'header alone': path.read_bytes()[:20]}
+        path.write_bytes(content[request.param])
+    return request.param
+
+
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_an_unreadable_image_ends_training_with_its_name(loader, broken, num_workers):
+    loader.num_workers = num_workers
+    done = []
+    # OpenCV itself refuses an empty file, and does not know its name.
+    with pytest.raises(Exception, match='empty' if broken == 'empty' else 'grey.png'):
+        for name, *_ in batches(loader):
+            done.append(name)
+    assert done == ['colour.jpg']
+
+
+def test_missing_images_are_replaced_by_others_if_the_config_says_so(loader, tmp_path):
+    (tmp_path / 'images' / 'grey.png').unlink()
+    loader.dataset.pipeline[0].ignore_empty = True
+    loader.num_workers = 2
+    names = [name for name, *_ in batches(loader)]
+    assert len(names) == 4
+    assert names[0] == 'colour.jpg'
+    assert 'grey.png' not in names
