@@ -88,8 +88,10 @@ def train(
     set_crash_safety(cfg)
     check_data(cfg, ('train', 'val'))
     runner = _build_runner(cfg)
-    if cfg.get('resume') and isinstance(runner.model, nn.Module) and Path(cfg.load_from).is_file():
-        check_weights(runner.model, cfg.load_from, config)
+    load_from = cfg.get('load_from')
+    if load_from and isinstance(runner.model, nn.Module) and not Path(load_from).is_dir():
+        # Heads may differ on purpose, where other classes are learnt.
+        check_weights(runner.model, load_from, config, part='' if cfg.resume else 'backbone.')
     interruption = InterruptionHook()
     runner.register_hook(interruption)
     runner.register_hook(StepSeedHook())
@@ -158,12 +160,16 @@ def test(
     return runner.test()
 
 
-def check_weights(model: nn.Module, checkpoint: str, config: str | Path) -> None:
-    """Raise a CheckpointError unless a checkpoint has all weights of the model of ``config``."""
-    own = model.module if is_model_wrapper(model) else model
-    weights = read_state_dict(checkpoint)
+def check_weights(model: nn.Module, checkpoint: str, config: str | Path, part: str = '') -> None:
+    """Raise a CheckpointError unless a checkpoint has the weights of the model of ``config``.
+
+    Looks at those alone whose names begin with ``part``.
+    """
+    own = (model.module if is_model_wrapper(model) else model).state_dict()
+    given = read_state_dict(checkpoint)
+    own, given = ({k: w for k, w in x.items() if k.startswith(part)} for x in (own, given))
     try:
-        check_fit(own.state_dict(), weights)
+        check_fit(own, given)
     except ValueError as error:
         raise CheckpointError(
             f'checkpoint {checkpoint} is not of the model of {config}: {error}'

@@ -96,6 +96,11 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, trained, digit_optio
         match=r'iter_2.pth is not of the model of .*: 12 weights of the file have no place',
     ):
         engine.test(CONFIG, str(trained / 'iter_2.pth'), work_dir=str(tmp_path), cfg_options=other)
+    # Fine-tuning, for which heads may differ.
+    other['load_from'] = str(trained / 'iter_2.pth')
+    other['model.roi_head.bbox_head.num_classes'] = 3
+    with pytest.raises(ValueError, match='12 weights of the file have no place'):
+        engine.train(CONFIG, work_dir=str(tmp_path / 'tuned'), cfg_options=other)
 
 
 @pytest.mark.parametrize(
