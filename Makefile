@@ -7,12 +7,13 @@ export STACK VENV
 DEMO_CONFIG := configs/mask_rcnn_secvit_digits.py
 DEMO_DIR := work_dirs/demo
 
-.PHONY: help env demo test lint
+.PHONY: help env demo test lint docs
 
 help:
 	@echo 'make demo   train a small Mask R-CNN with SecViT on scenes of handwritten digits, evaluate it, draw what it sees'
 	@echo 'make test   run the tests'
 	@echo 'make lint   run the linters'
+	@echo 'make docs   build the documentation into site/'
 	@echo 'make env    build the environment that the others use, and call by themselves'
 	@echo
 	@echo 'STACK=onedl|openmmlab   which builds of the OpenMMLab toolboxes (now: $(STACK))'
@@ -53,3 +54,7 @@ test: env
 
 lint: env
 	@PATH="$(abspath $(VENV))/bin:$$PATH" pre-commit run --all-files
+
+docs: env
+	@$(PY) -m pip install --quiet --disable-pip-version-check --requirement requirements/docs.txt
+	@$(PY) -m mkdocs build --strict

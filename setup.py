@@ -12,7 +12,7 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-EXTRAS = ('onedl', 'openmmlab', 'demo', 'export', 'test')
+EXTRAS = ('onedl', 'openmmlab', 'demo', 'export', 'test', 'docs')
 
 
 def requirements(name: str) -> list[str]:

@@ -1,0 +1,204 @@
+"""What README.md and docs/ say exists, is accepted, compiles and runs."""
+
+import argparse
+import os
+import pkgutil
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+
+import mmsecvit
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+BLOCK = re.compile(r'^( *)```(\w+)\n(.*?)^\1```', re.M | re.S)
+NEEDS = '# Needs '  # how a block begins that wants data, weights or GPUs
+
+
+@pytest.fixture(params=PAGES, ids=lambda page: page.name)
+def page(request) -> Path:
+    return request.param
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [code for _, found, code in BLOCK.findall(page.read_text()) if found == language]
+
+
+def anchors(page: Path) -> set[str]:
+    """Headings as both GitHub and MkDocs name them."""
+    headings = re.findall(r'^#+ (.+)$', BLOCK.sub('', page.read_text()), re.M)
+    return {re.sub(r'[^\w\s-]', '', heading).lower().replace(' ', '-') for heading in headings}
+
+
+def expand(pattern: str) -> list[str]:
+    """Files of the repository by a pattern with braces and wildcards; what matches nothing stays."""
+    done = subprocess.run(
+        ['bash', '-c', f'printf "%s\\n" {pattern}'], cwd=ROOT, capture_output=True, text=True
+    )
+    return done.stdout.splitlines()
+
+
+def unroll(script: str) -> str:
+    """Write a loop's values where its variable is used."""
+    for name, values in re.findall(r'for (\w+) in (.+?); do', script):
+        script = script.replace(f'${{{name}}}', f'{{{",".join(values.split())}}}')
+    return script
+
+
+def commands(script: str) -> list[list[str]]:
+    """The simple commands of a shell script, without their assignments."""
+    found = []
+    for line in script.replace('\\\n', ' ').splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        command: list[str] = []
+        for word in [*lexer, ';']:
+            if not set(word) <= set('();<>|&'):
+                command.append(word)
+                continue
+            while command and re.match(r'\w+=|(do|then)$', command[0]):
+                command.pop(0)
+            found.append(command)
+            command = []
+    return found
+
+
+class Parsed(Exception):
+    """A tool's arguments were accepted."""
+
+
+@pytest.fixture
+def accept(monkeypatch):
+    """Let a tool parse a command line, and do nothing else."""
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_and_stop(self, args=None, namespace=None):
+        parse(self, args, namespace)
+        raise Parsed
+
+    def accept(tool: str, *arguments: str) -> None:
+        # Tools that read the config before they pass their options on want one that exists.
+        arguments = ['configs/mask_rcnn_secvit_t_1x.py' if a == 'CONFIG' else a for a in arguments]
+        monkeypatch.setattr(sys, 'argv', [tool, *arguments])
+        with pytest.raises(Parsed):
+            runpy.run_path(str(ROOT / tool), run_name='__main__')
+
+    monkeypatch.setattr(argparse.ArgumentParser, 'parse_args', parse_and_stop)
+    monkeypatch.syspath_prepend(ROOT / 'tools' / 'analysis')
+    monkeypatch.chdir(ROOT)
+    return accept
+
+
+@pytest.fixture
+def through_launcher(tmp_path):
+    """What a launcher would run, from the path of its tool on."""
+    for name in ('srun', 'python'):
+        (tmp_path / name).write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+        (tmp_path / name).chmod(0o755)
+    environment = os.environ | {'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'PYTHON': 'python'}
+
+    def run(*command: str) -> list[str]:
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        words = done.stdout.splitlines()
+        (start,) = (i for i, word in enumerate(words) if re.search(r'/tools/\w+\.py$', word))
+        return [os.path.relpath(words[start], ROOT), *words[start + 1 :]]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    'page', [*PAGES, *(ROOT / f'{name}.md' for name in ('CHANGELOG', 'CONTRIBUTING'))], ids=str
+)
+def test_relative_links_and_anchors_resolve(page):
+    for target in re.findall(r'\]\(([^)\s]+)\)', BLOCK.sub('', page.read_text())):
+        if '://' in target:
+            continue
+        path, _, anchor = target.partition('#')
+        linked = page.parent / path if path else page
+        assert linked.is_file(), f'{page.name} links to {target}'
+        if anchor:
+            assert anchor in anchors(linked), f'{page.name} links to {target}'
+        # The site has docs/ alone.
+        assert page.parent == ROOT or linked.parent.is_relative_to(ROOT / 'docs')
+
+
+def test_every_page_is_in_the_navigation():
+    class Loader(yaml.SafeLoader):
+        """Reads what MkDocs' own tags stand for as nothing."""
+
+    Loader.add_multi_constructor('', lambda loader, suffix, node: None)
+    nav = yaml.load((ROOT / 'mkdocs.yml').read_text(), Loader)['nav']
+    listed = re.findall(r"'([\w/]+\.md)'", str(nav))
+    assert sorted(listed) == [page.name for page in PAGES[1:]]
+
+
+def test_shell_commands_are_accepted_by_their_tools(page, accept, through_launcher):
+    for script in blocks(page, 'shell'):
+        for command in commands(unroll(script)):
+            if command and re.match(r'tools/\w+\.sh$', command[0]):
+                command = ['python', *through_launcher(*command)]
+            if command[:1] == ['python']:
+                accept(*command[1:])
+
+
+def test_paths_of_tools_and_configs_exist(page):
+    text = unroll(page.read_text())
+    patterns = re.findall(r'(?:configs|tools|requirements|mmsecvit)/[\w{},*./-]*\w', text)
+    # A page may show how to make a config.
+    made = set(re.findall(r'as (configs/\w+\.py)', text))
+    for pattern in set(patterns) - made:
+        for path in expand(pattern):
+            assert (ROOT / path).exists(), f'{page.name} names {pattern}'
+
+
+def test_make_targets_exist(page):
+    targets = set(re.findall(r'^(\w+):', (ROOT / 'Makefile').read_text(), re.M))
+    for script in blocks(page, 'shell'):
+        for command in commands(script):
+            if command[:1] == ['make']:
+                assert command[1] in targets
+
+
+def test_names_of_the_package_exist(page):
+    for name in re.findall(r'\bmmsecvit(?:\.[a-zA-Z_]\w*)+(?!\w*/)', page.read_text()):
+        pkgutil.resolve_name(name)
+
+
+def test_python_blocks_compile_and_run(page, tmp_path):
+    for i, code in enumerate(blocks(page, 'python')):
+        compiled = compile(code, f'{page.name}, block {i}', 'exec')
+        is_config = re.search(r'^(_base_|default_scope|custom_imports) =', code, re.M)
+        if not is_config and not code.startswith(NEEDS):
+            torch.manual_seed(0)
+            exec(compiled, {'__name__': '__main__'})
+
+
+def test_configs_on_the_pages_build(page, tmp_path):
+    shutil.copytree(ROOT / 'configs', tmp_path / 'configs')
+    for i, code in enumerate(blocks(page, 'python')):
+        if not re.search(r'^(_base_|default_scope) =', code, re.M):
+            continue
+        path = tmp_path / 'configs' / f'block_{i}.py'
+        path.write_text(code)
+        cfg = Config.fromfile(path)
+        scope = cfg.get('default_scope', 'mmdet')
+        with torch.device('meta'), DefaultScope.overwrite_default_scope(scope):
+            model = MODELS.build(cfg.model)
+        assert type(model.backbone) is mmsecvit.SecViT
+
+
+def test_the_version_is_the_same_everywhere():
+    citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
+    assert citation['version'] == mmsecvit.__version__
+    first = re.search(r'^## (\S+)', (ROOT / 'CHANGELOG.md').read_text(), re.M)
+    assert first[1] == mmsecvit.__version__
