@@ -212,7 +212,7 @@ install_mmcv
 took
 
 step 4 'Install the toolboxes, this package, and what the demo and the tests need (a minute or two)'
-install --no-build-isolation --editable ".[$STACK,demo,test]"
+install --no-build-isolation --editable ".[$STACK,demo,export,test]"
 took
 
 step 5 'Check that all of it can be imported (some seconds)'
