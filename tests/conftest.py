@@ -3,6 +3,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
+
+# The same examples in every run; `pytest --hypothesis-profile=thorough` draws many new ones.
+settings.register_profile('fixed', derandomize=True, deadline=None, max_examples=25, database=None)
+settings.register_profile('thorough', deadline=None, max_examples=1000, database=None)
+settings.load_profile('fixed')
 
 if not torch.cuda.is_available():
     # Without a GPU the kernels run in Triton's interpreter, which it decides when it is imported.

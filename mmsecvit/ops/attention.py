@@ -49,10 +49,12 @@ def sec_attention(
         order: Permutation of each head's tokens to cut into clusters, (B, heads, L), int64.
             Defaults to ``semantic_order(k)``.
         backend: ``auto``, ``reference`` (the paper line by line, any dtype, holds every
-            attention matrix), ``sdpa`` (torch's fused attention on permuted tokens) or
-            ``triton`` (one fused kernel that permutes nothing; CUDA; float32, float16 and
-            bfloat16; heads of at most 128 channels). ``auto`` is ``sdpa``: ``triton`` has
-            been tested in Triton's interpreter only, not yet on a GPU.
+            attention matrix, differentiable twice; products of float16 must stay below 65504),
+            ``sdpa`` (torch's fused attention on permuted tokens; second derivatives only under
+            ``sdpa_kernel(SDPBackend.MATH)``) or ``triton`` (one fused kernel that permutes
+            nothing; CUDA; float32, float16 and bfloat16; heads of at most 128 channels).
+            ``auto`` is ``sdpa``: ``triton`` has been tested in Triton's interpreter only, not
+            yet on a GPU.
 
     Returns:
         (B, heads, L, d), tokens in the order of ``q``, dtype of ``q`` or else autocast's.
@@ -67,10 +69,10 @@ def sec_attention(
         >>> sec_attention(q, k, v, num_clusters=8).shape
         torch.Size([2, 4, 100, 32])
     """
-    if q.dim() != 4 or q.shape[2] == 0 or not q.is_floating_point():
+    if q.dim() != 4 or 0 in q.shape[2:] or not q.is_floating_point():
         raise ValueError(
-            'q must be floating, of the shape (B, heads, L, d) with at least one token, '
-            f'got {q.dtype} of the shape {tuple(q.shape)}'
+            'q must be floating, of the shape (B, heads, L, d) with at least one token and '
+            f'channel, got {q.dtype} of the shape {tuple(q.shape)}'
         )
     for name, x in (('k', k), ('v', v)):
         if x.shape != q.shape:

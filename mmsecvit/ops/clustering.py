@@ -10,7 +10,8 @@ def semantic_order(k: Tensor) -> Tensor:
 
     The order is decided in float32, whatever the dtype of ``k`` and under autocast too:
     bfloat16 has so few bits that most tokens would tie. Ties keep raster order, so that one
-    input has one result on every device. No gradient flows through it.
+    input has one result on every device, in every batch and with any strides. No gradient flows
+    through it.
 
     Args:
         k: Keys, (B, heads, L, d), any floating dtype; their squares must fit float32.
@@ -19,7 +20,8 @@ def semantic_order(k: Tensor) -> Tensor:
         Token indices by rising similarity, (B, heads, L), int64.
     """
     with torch.no_grad(), torch.autocast(k.device.type, enabled=False):
-        k = k.float()
+        # Sums of other strides run in other orders, and their rounding would break ties.
+        k = k.float().contiguous()
         center = k.mean(dim=-2, keepdim=True)
         # Neither the norm of the centre nor a common scale of the keys changes the order, so
         # only each key's own norm is divided out. A zero key has similarity 0, as in

@@ -13,6 +13,9 @@ def reference_attention(
 ) -> Tensor:
     """Attention inside clusters by Eq. 3-5, with every attention matrix written out.
 
+    It rounds as plain attention of the same dtype: float16 overflows where the product of a query
+    and a key passes 65504.
+
     Args:
         q: Queries, (B, heads, L, d).
         k: Keys, like ``q``.
