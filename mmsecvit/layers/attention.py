@@ -177,11 +177,8 @@ class CrossShapedAttention(GroupedAttention):
         self.stripe = stripe
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        horizontal, vertical = zip(*(x.chunk(2, dim=1) for x in (q, k, v)), strict=True)
+        stripes = ((self.stripe, grid[1]), (grid[0], self.stripe))
+        halves = zip(q.chunk(2, dim=1), k.chunk(2, dim=1), v.chunk(2, dim=1), stripes, strict=True)
         return torch.cat(
-            [
-                window_attention(*horizontal, grid, (self.stripe, grid[1])),
-                window_attention(*vertical, grid, (grid[0], self.stripe)),
-            ],
-            dim=1,
+            [window_attention(q, k, v, grid, stripe) for q, k, v, stripe in halves], dim=1
         )

@@ -1,6 +1,7 @@
 """Convolutions around the attention: depth-wise, stem and down-sampling."""
 
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from mmcv.cnn import build_norm_layer
@@ -16,6 +17,8 @@ class DepthwiseConv2d(nn.Conv2d):
         kernel_size: Side of the kernel, odd.
         residual: Whether the input is added to the result. Defaults to False.
     """
+
+    identity: Tensor | None
 
     def __init__(self, channels: int, kernel_size: int, residual: bool = False) -> None:
         super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
@@ -36,7 +39,7 @@ class DepthwiseConv2d(nn.Conv2d):
         return self._conv_forward(x.permute(0, 3, 1, 2), weight, self.bias).permute(0, 2, 3, 1)
 
 
-def conv_stem(embed_dims: int, norm_cfg: dict, final_act: bool = True) -> nn.Sequential:
+def conv_stem(embed_dims: int, norm_cfg: dict[str, Any], final_act: bool = True) -> nn.Sequential:
     """Four 3x3 convolutions from an image to tokens of 4x4 pixels (Appendix A).
 
     Args:
@@ -59,7 +62,7 @@ def conv_stem(embed_dims: int, norm_cfg: dict, final_act: bool = True) -> nn.Seq
     return nn.Sequential(*(layers if final_act else layers[:-1]))
 
 
-def patch_stem(embed_dims: int, norm_cfg: dict) -> nn.Sequential:
+def patch_stem(embed_dims: int, norm_cfg: dict[str, Any]) -> nn.Sequential:
     """One 4x4 convolution with stride 4 instead of the convolutional stem (Table 6).
 
     Args:
@@ -73,7 +76,7 @@ def patch_stem(embed_dims: int, norm_cfg: dict) -> nn.Sequential:
 
 
 def downsampling(
-    in_channels: int, out_channels: int, norm_cfg: dict, kernel_size: int = 3
+    in_channels: int, out_channels: int, norm_cfg: dict[str, Any], kernel_size: int = 3
 ) -> nn.Sequential:
     """Convolution with stride 2 between two stages, and its normalisation (Appendix A).
 
@@ -91,7 +94,7 @@ def downsampling(
 
 
 def _strided_convolution(
-    in_channels: int, out_channels: int, kernel_size: int, stride: int, norm_cfg: dict
+    in_channels: int, out_channels: int, kernel_size: int, stride: int, norm_cfg: dict[str, Any]
 ) -> nn.Sequential:
     layers = OrderedDict(
         conv=nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size % 2),

@@ -24,6 +24,8 @@ class WindowPosition(nn.Module):
         window: Largest side of a window.
     """
 
+    places: Tensor
+
     def __init__(self, embed_dims: int, window: int) -> None:
         super().__init__()
         self.window = window
@@ -48,6 +50,9 @@ class WindowBias(nn.Module):
         num_heads: Number of heads.
         window: Largest side of a window, at least 2.
     """
+
+    distances: Tensor
+    index: Tensor
 
     def __init__(self, num_heads: int, window: int) -> None:
         super().__init__()

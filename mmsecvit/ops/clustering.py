@@ -1,5 +1,7 @@
 """Semantic Equitable Clustering: who attends to whom (Section 3.2, Eq. 2-4)."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -111,17 +113,17 @@ def permute_rows(x: Tensor, rows: Tensor, inverse: Tensor) -> Tensor:
     Returns:
         (N, d): ``x[rows[i]]`` at ``i``.
     """
-    return _PermuteRows.apply(x, rows, inverse)
+    return _PermuteRows.apply(x, rows, inverse)  # type: ignore[no-untyped-call]
 
 
 class _PermuteRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, rows: Tensor, inverse: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, rows: Tensor, inverse: Tensor) -> Tensor:
         ctx.save_for_backward(rows, inverse)
         # Copies whole rows; gather would read one index for each channel.
         return x.index_select(0, rows)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         rows, inverse = ctx.saved_tensors
         return permute_rows(grad, inverse, rows), None, None

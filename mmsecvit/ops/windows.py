@@ -64,7 +64,7 @@ def window_attention(
         for left, num_columns, w in window_runs(grid[1], window[1]):
             rows = slice(top, top + num_rows * h)
             columns = slice(left, left + num_columns * w)
-            windows = (
+            q_windows, k_windows, v_windows = (
                 x[:, :, rows, columns]
                 .unflatten(3, (num_columns, w))
                 .unflatten(2, (num_rows, h))
@@ -76,7 +76,7 @@ def window_attention(
             mask = None
             if bias is not None:
                 mask = bias[:, :h, :w, :h, :w].flatten(3).flatten(1, 2).to(q.dtype)
-            out = F.scaled_dot_product_attention(*windows, attn_mask=mask)
+            out = F.scaled_dot_product_attention(q_windows, k_windows, v_windows, mask)
             out = out.unflatten(2, (h, w)).unflatten(0, (-1, num_rows, num_columns))
             band.append(out.permute(0, 3, 1, 4, 2, 5, 6).flatten(4, 5).flatten(2, 3))
         bands.append(torch.cat(band, dim=3))

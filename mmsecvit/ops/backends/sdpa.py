@@ -43,10 +43,11 @@ def sdpa_attention(
     shape = q.shape
     q, k, v = (permute_rows(x.reshape(-1, head_dims), rows, inverse) for x in (q, k, v))
 
-    parts = zip(*(x.split([group.numel() for group in groups]) for x in (q, k, v)), strict=True)
+    sizes = [group.numel() for group in groups]
+    parts = zip(q.split(sizes), k.split(sizes), v.split(sizes), groups, strict=True)
     outs = [
-        _attend(*part, shape=(*group.shape[1:], head_dims), scale=scale)
-        for part, group in zip(parts, groups, strict=True)
+        _attend(q_part, k_part, v_part, (*group.shape[1:], head_dims), scale)
+        for q_part, k_part, v_part, group in parts
     ]
     out = torch.cat(outs) if len(outs) > 1 else outs[0]
     out = permute_rows(out, inverse, rows).view(shape)
@@ -63,8 +64,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, shape: tuple[int, ...], scale: floa
         shape: Tokens of a cluster, heads and d: the layout of the fused kernels' own result.
         scale: Factor on the product of queries and keys.
     """
-    grouped = (x.view(-1, *shape).transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(*grouped, scale=scale).transpose(1, 2).reshape(q.shape)
+    q, k, v = (x.view(-1, *shape).transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(0, 2)
 
 
 def _rows_by_cluster_size(order: Tensor, num_clusters: int, tokens_first: bool) -> list[Tensor]:

@@ -6,6 +6,7 @@ are imported when they first run: importing this module does not need triton.
 
 import os
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor
 MAX_DIMS = 128
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # torch 2.7 came with the first Triton whose kernels take tuples.
-AVAILABLE = torch.__version__ >= (2, 7) and find_spec('triton') is not None
+AVAILABLE = torch.__version__ >= (2, 7) and find_spec('triton') is not None  # type: ignore[operator]
 # Then Triton interprets its kernels, slowly, on tensors in main memory: for tests without a GPU.
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 
@@ -123,15 +124,16 @@ def _with_neighbouring_channels(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def _save_for_backward(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *tensors, ctx.num_clusters, ctx.scale = inputs
     ctx.save_for_backward(*tensors, *output)
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(ctx, grad_out: Tensor, _) -> tuple[Tensor | None, ...]:
-    grads = _attention_backward(grad_out, *ctx.saved_tensors, ctx.num_clusters, ctx.scale)
+def _differentiate(ctx: Any, grad_out: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    q, k, v, order, out, log_sum = ctx.saved_tensors
+    grads = _attention_backward(grad_out, q, k, v, order, out, log_sum, ctx.num_clusters, ctx.scale)
     return *grads, None, None, None
 
 
