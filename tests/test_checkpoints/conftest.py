@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import pytest
@@ -61,6 +60,17 @@ class Score(BaseMetric):
 
 
 @HOOKS.register_module(force=True)
+class LossHook(Hook):
+    '''Writes losses into one file, where mmengine has a log for each second that a run begins.'''
+
+    priority = 'HIGH'
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        with open(f'{runner.work_dir}/losses.txt', 'a') as file:
+            print(runner.iter + 1, outputs['loss'].item(), file=file)
+
+
+@HOOKS.register_module(force=True)
 class SignalHook(Hook):
     '''Sends a signal to this process, or to its group.'''
 
@@ -106,10 +116,9 @@ val_cfg = dict()
 optim_wrapper = dict(optimizer=dict(type='AdamW', lr=1e-2))
 param_scheduler = dict(type='CosineAnnealingLR', by_epoch=False, T_max=12)
 default_hooks = dict(
-    logger=dict(type='LoggerHook', interval=1),
+    losses=dict(type='LossHook'),
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=1),
 )
-log_processor = dict(window_size=1)
 randomness = dict(seed=0)
 """
 ITERATIONS = """
@@ -139,6 +148,5 @@ def jobs(tmp_path_factory) -> Path:
 
 def read_losses(work_dir: Path) -> dict[int, float]:
     """Losses by step; where a resumed run repeats steps, the last counts."""
-    files = sorted(work_dir.glob('*/vis_data/scalars.json'))
-    lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
-    return {line['step']: line['loss'] for line in lines if 'loss' in line}
+    lines = (work_dir / 'losses.txt').read_text().splitlines()
+    return {int(step): float(loss) for step, loss in map(str.split, lines)}
