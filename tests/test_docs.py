@@ -161,7 +161,9 @@ def test_what_needs_data_weights_or_gpus_says_so(page):
 
 def test_paths_of_tools_and_configs_exist(page):
     text = unroll(page.read_text())
-    patterns = re.findall(r'(?:configs|tools|requirements|mmsecvit)/[\w{},*./-]*\w', text)
+    patterns = re.findall(
+        r'(?<![\w/.])(?:configs|tools|tests|requirements|mmsecvit)/[\w{},*./-]*\w', text
+    )
     # A page may show how to make a config.
     made = set(re.findall(r'as (configs/\w+\.py)', text))
     for pattern in set(patterns) - made:
