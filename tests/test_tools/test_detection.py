@@ -33,7 +33,9 @@ def read_log(work_dir):
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory, digit_options) -> Path:
     work_dir = tmp_path_factory.mktemp('trained')
-    engine.train(CONFIG, work_dir=str(work_dir), cfg_options=digit_options)
+    # Another module's runs keep the best checkpoint.
+    options = digit_options | {'default_hooks.checkpoint.save_best': None}
+    engine.train(CONFIG, work_dir=str(work_dir), cfg_options=options)
     return work_dir
 
 
