@@ -16,5 +16,10 @@ model = dict(
         drop_path_rate=0.1,
     ),
     head=dict(num_classes=10, in_channels=768),
+    # As mmpretrain begins with Swin, and this package with SEC-Swin.
+    init_cfg=[
+        dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.0),
+        dict(type='Constant', layer='LayerNorm', val=1.0, bias=0.0),
+    ],
     train_cfg=None,
 )

@@ -51,12 +51,13 @@ def list_models(pattern: str | None = None) -> list[str]:
     """List the names that :func:`get_model` knows.
 
     Args:
-        pattern: Wildcards that names must match, such as ``secvit_*``. Defaults to all.
+        pattern: Beginning of the names, with or without wildcards, such as ``secvit`` or
+            ``*swin``. Defaults to all.
 
     Returns:
         The names, sorted.
     """
-    return sorted(match(NETWORKS, pattern or '*'))
+    return sorted(match(NETWORKS, f'{pattern or ""}*'))
 
 
 def get_model(name: str, pretrained: str | Path | bool = False) -> BaseModel:

@@ -11,6 +11,7 @@ def test_all_networks_of_table_8_are_listed():
     assert list_models('secvit_*') == ['secvit_b', 'secvit_l', 'secvit_s', 'secvit_t']
     assert list_models('*swin*') == ['sec_swin_s', 'sec_swin_t']
     assert list_models('*fastervit*') == ['sec_fastervit_0', 'sec_fastervit_1']
+    assert list_models('sec_swin') == ['sec_swin_s', 'sec_swin_t']
     assert len(list_models()) == 8
 
 

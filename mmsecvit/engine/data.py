@@ -13,6 +13,8 @@ LONGEST_LIST = 1 << 24  # bytes: sixteen times LVIS's 1,203 categories
 # mmpretrain's data sets with a folder for each class, and the files that count as its images.
 CLASS_FOLDERS = ('CustomDataset', 'ImageNet', 'ImageNet21k')
 IMAGES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
+# Masks may be of fewer classes than boxes.
+HEADS = ('bbox_head', 'decode_head', 'auxiliary_head')
 
 
 def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
@@ -30,7 +32,8 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
     Raises:
         FileNotFoundError: If a folder or file does not exist.
         ValueError: If an annotation file has no list of categories, or lacks one of the classes,
-            or the folder of a class has no image.
+            or the folder of a class has no image, or a head has another number of classes than
+            the data set of ``metainfo.classes``.
     """
     if cfg.get('default_scope') not in ('mmdet', 'mmseg', 'mmpretrain'):
         return
@@ -39,6 +42,7 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
         loader = cfg.get(f'{split}_dataloader') or {}
         for setting, dataset in _find_datasets(loader, f'{split}_dataloader'):
             check(setting, dataset)
+            _check_heads(cfg.get('model') or {}, 'model', setting, dataset)
         evaluator = cfg.get(f'{split}_evaluator') or {}
         for i, metric in enumerate(evaluator if isinstance(evaluator, list) else [evaluator]):
             index = f'.{i}' if isinstance(evaluator, list) else ''
@@ -99,12 +103,31 @@ def _check_class_folders(setting: str, dataset: ConfigDict) -> None:
         raise ValueError(
             f'{setting}.{name} must have a folder of images for each class, but {folder} has none'
         )
+    images = tuple(extension.lower() for extension in dataset.get('extensions', IMAGES))
     for path in classes:
-        if not any(file.suffix.lower() in IMAGES for file in path.rglob('*')):
+        if not any(file.name.lower().endswith(images) for file in path.rglob('*')):
             raise ValueError(
                 f'{setting}.{name} must have images of each class, but there are none in {path}: '
                 'fill or remove the folder'
             )
+
+
+def _check_heads(node: object, name: str, setting: str, dataset: ConfigDict) -> None:
+    classes = (dataset.get('metainfo') or {}).get('classes')
+    if not isinstance(classes, (list, tuple)):
+        return  # the data set's own, or a file's
+    if isinstance(node, dict):
+        own = node.get('num_classes')
+        if name.split('.')[-1] in HEADS and own not in (None, len(classes)):
+            raise ValueError(
+                f'{name}.num_classes must be the number of classes in {setting}.metainfo, '
+                f'{len(classes)}, got {own}'
+            )
+        for key, child in node.items():
+            _check_heads(child, f'{name}.{key}', setting, dataset)
+    elif isinstance(node, (list, tuple)):
+        for child in node:
+            _check_heads(child, name, setting, dataset)
 
 
 def _check_classes(setting: str, ann_file: Path, classes: tuple[str, ...]) -> None:

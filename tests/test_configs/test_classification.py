@@ -195,6 +195,15 @@ def test_cifar10_runs_share_everything_but_the_network(name):
         assert cfg.test_dataloader == other.test_dataloader
 
 
+@pytest.mark.parametrize('name', ['swin_t', 'sec_swin_t'])
+def test_cifar10_networks_begin_alike(name):
+    model = build(f'{name}_cifar10', 'cpu')
+    model.init_weights()
+    linear = model.get_submodule('backbone.stages.2.blocks.0.attn.w_msa.proj')
+    assert linear.weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert not linear.bias.any()
+
+
 @pytest.mark.parametrize('name', ['secvit_t', 'swin_t', 'sec_swin_t', 'secvit_t_cswin'])
 def test_cifar10_networks_take_96_pixels(name):
     model = build(f'{name}_cifar10', 'cpu').eval()
