@@ -100,7 +100,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, trained, digit_optio
         engine.test(CONFIG, str(trained / 'iter_2.pth'), work_dir=str(tmp_path), cfg_options=other)
     # Fine-tuning, for which heads may differ.
     other['load_from'] = str(trained / 'iter_2.pth')
-    other['model.roi_head.bbox_head.num_classes'] = 3
+    other['model.roi_head.bbox_head.fc_out_channels'] = 64
     with pytest.raises(ValueError, match='12 weights of the file have no place'):
         engine.train(CONFIG, work_dir=str(tmp_path / 'tuned'), cfg_options=other)
 
