@@ -5,7 +5,7 @@ import sys
 
 from mmengine.config import DictAction
 
-from mmsecvit.checkpoints import CheckpointError, trust_checkpoints
+from mmsecvit.checkpoints import CheckpointError, add_trust_option, trust_checkpoints
 from mmsecvit.engine import test
 
 
@@ -27,11 +27,7 @@ def parse_args() -> argparse.Namespace:
         metavar='KEY=VALUE',
         help='override values of the config, e.g. test_dataloader.batch_size=4',
     )
-    parser.add_argument(
-        '--trust-checkpoint',
-        action='store_true',
-        help='execute code that the checkpoint may hold, if you trust where it is from',
-    )
+    add_trust_option(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     return parser.parse_args()
 

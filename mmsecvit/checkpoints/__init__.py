@@ -5,6 +5,7 @@ State dicts are mapped by names and shapes alone; no backbone is known here.
 
 from .loading import (
     CheckpointError,
+    add_trust_option,
     check_fit,
     load_backbone_weights,
     read_checkpoint,
@@ -22,6 +23,7 @@ __all__ = [
     'InterruptionHook',
     'ResumableEpochLoop',
     'StepSeedHook',
+    'add_trust_option',
     'check_fit',
     'find_last_checkpoint',
     'from_released',

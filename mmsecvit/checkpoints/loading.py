@@ -2,6 +2,7 @@
 
 import os
 import re
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -59,6 +60,15 @@ def trust_checkpoints(trust: bool = True) -> Iterator[None]:
         yield
     finally:
         _trust.reset(token)
+
+
+def add_trust_option(parser: ArgumentParser) -> None:
+    """Give a command line ``--trust-checkpoint``, which :func:`trust_checkpoints` takes."""
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='execute code that a checkpoint may hold, if you trust where it is from',
+    )
 
 
 def read_checkpoint(path: str | Path, map_location: str | torch.device = 'cpu') -> dict:

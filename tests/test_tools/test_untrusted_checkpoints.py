@@ -29,12 +29,13 @@ COMMANDS = {
     'demo': 'demo.py IMAGE CONFIG FILE --out-dir NEW',
     'visualize_clusters': 'analysis/visualize_clusters.py IMAGE CONFIG FILE --out NEW',
     'released_to_mmsecvit': 'model_converters/released_to_mmsecvit.py FILE NEW',
+    'export': 'deployment/export.py CONFIG FILE --format torch_export --out PT2',
 }
 
 
 @pytest.mark.parametrize('command', COMMANDS)
 def test_every_tool_runs_code_of_a_checkpoint_only_if_told_to(tmp_path, monkeypatch, command):
-    if command in ('test', 'demo'):
+    if command in ('test', 'demo', 'export'):
         pytest.importorskip('mmpretrain')
     marker, evil = tmp_path / 'marker', tmp_path / 'work' / 'evil.pth'
     evil.parent.mkdir()
@@ -42,7 +43,7 @@ def test_every_tool_runs_code_of_a_checkpoint_only_if_told_to(tmp_path, monkeypa
     (tmp_path / 'work' / 'last_checkpoint').write_text(str(evil))
     mmcv.imwrite(np.zeros((64, 64, 3), np.uint8), str(tmp_path / 'image.png'))
     paths = dict(CONFIG=CONFIG, WORK=evil.parent, FILE=evil, NEW=tmp_path / 'new')
-    paths['IMAGE'] = tmp_path / 'image.png'
+    paths |= dict(IMAGE=tmp_path / 'image.png', PT2=tmp_path / 'new.pt2')
     tool, *arguments = (str(paths.get(word, word)) for word in COMMANDS[command].split())
 
     def run(*options):

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmsecvit.checkpoints import trust_checkpoints
+from mmsecvit.checkpoints import add_trust_option, trust_checkpoints
 from mmsecvit.engine import visualize_clusters
 
 
@@ -40,11 +40,7 @@ def main() -> None:
         help='tokens by their mean rank over the heads, each head, or one (default: mean)',
     )
     parser.add_argument('--out', help='new PNG file (default: IMAGE_clusters.png, here)')
-    parser.add_argument(
-        '--trust-checkpoint',
-        action='store_true',
-        help='execute code that the checkpoint may hold, if you trust where it is from',
-    )
+    add_trust_option(parser)
     args = parser.parse_args()
     out = args.out or f'{args.image.stem}_clusters.png'
     block = -1 if args.blocks == 'last' else args.blocks

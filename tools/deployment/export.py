@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from mmsecvit.checkpoints import add_trust_option, trust_checkpoints
 from mmsecvit.engine.export import SUFFIXES, compare, export, load_network
 
 
@@ -26,15 +27,17 @@ def main() -> None:
         help='of the images, unless dynamic (default: 224 224)',
     )
     parser.add_argument('--out', type=Path, help='new file (default: CONFIG.onnx or .pt2, here)')
+    add_trust_option(parser)
     args = parser.parse_args()
     out = args.out or Path(args.config.stem + SUFFIXES[args.format])
     size = tuple(args.size)
     try:
-        run = export(args.config, args.checkpoint, out, args.format, args.dynamic, size)
+        with trust_checkpoints(args.trust_checkpoint):
+            run = export(args.config, args.checkpoint, out, args.format, args.dynamic, size)
+            network = load_network(args.config, args.checkpoint)
     except (ValueError, FileNotFoundError, FileExistsError) as error:
         sys.exit(str(error))
     print(f'{out}: {out.stat().st_size:,} bytes')
-    network = load_network(args.config, args.checkpoint)
     sizes = [(224, 224), (256, 320), (480, 640)] if args.dynamic else [size]
     for height, width in sizes:
         found = compare(network, run, (1, 3, height, width))

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from mmsecvit.checkpoints import trust_checkpoints
+from mmsecvit.checkpoints import add_trust_option, trust_checkpoints
 from mmsecvit.engine import convert_released
 
 
@@ -11,11 +11,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('src', help="the authors' checkpoint")
     parser.add_argument('dst', help='new file to write')
-    parser.add_argument(
-        '--trust-checkpoint',
-        action='store_true',
-        help='execute code that the checkpoint may hold, if you trust where it is from',
-    )
+    add_trust_option(parser)
     args = parser.parse_args()
     try:
         with trust_checkpoints(args.trust_checkpoint):
