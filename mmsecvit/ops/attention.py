@@ -69,10 +69,10 @@ def sec_attention(
         >>> sec_attention(q, k, v, num_clusters=8).shape
         torch.Size([2, 4, 100, 32])
     """
-    if q.dim() != 4 or 0 in q.shape[2:] or not q.is_floating_point():
+    if q.dim() != 4 or 0 in q.shape[1:] or not q.is_floating_point():
         raise ValueError(
-            'q must be floating, of the shape (B, heads, L, d) with at least one token and '
-            f'channel, got {q.dtype} of the shape {tuple(q.shape)}'
+            'q must be floating, of the shape (B, heads, L, d) with at least one head, '
+            f'token and channel, got {q.dtype} of the shape {tuple(q.shape)}'
         )
     for name, x in (('k', k), ('v', v)):
         if x.shape != q.shape:

@@ -19,7 +19,7 @@ def window_runs(length: int, window: int) -> list[tuple[int, int, int]]:
         >>> window_runs(16, 7)
         [(0, 1, 6), (6, 2, 5)]
     """
-    length = int(length)  # it is a tensor while torch.jit traces
+    length, window = int(length), int(window)  # tensors while torch.jit traces
     number = -(-length // window)
     size, num_larger = divmod(length, number)
     runs = [(0, num_larger, size + 1), (num_larger * (size + 1), number - num_larger, size)]

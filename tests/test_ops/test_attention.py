@@ -135,8 +135,9 @@ def test_sdpa_sorts_once_holds_no_attention_matrix_and_gathers_gradients(length)
     ('change', 'message'),
     [
         (dict(q=torch.randn(2, 10, 8)), r'q must be floating, of the shape \(B, heads, L, d\)'),
-        (dict(q=torch.zeros(1, 2, 0, 8)), 'with at least one token and channel'),
-        (dict(q=torch.zeros(1, 2, 10, 0)), 'with at least one token and channel'),
+        (dict(q=torch.zeros(1, 0, 10, 8)), 'with at least one head, token and channel'),
+        (dict(q=torch.zeros(1, 2, 0, 8)), 'with at least one head, token and channel'),
+        (dict(q=torch.zeros(1, 2, 10, 0)), 'with at least one head, token and channel'),
         (dict(q=torch.ones(1, 2, 10, 8, dtype=torch.int64)), 'q must be floating'),
         (dict(k=torch.randn(1, 2, 11, 8)), r'k must have the shape of q, \(1, 2, 10, 8\)'),
         (dict(v=torch.randn(1, 2, 10, 4)), r'v must have the shape of q, \(1, 2, 10, 8\)'),

@@ -1,0 +1,66 @@
+"""What torch makes of the backbones, compiled, exported and traced, is what they are."""
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from mmsecvit import SECFasterViT, SECSwin, SecViT
+from mmsecvit.backbones import sec_fastervit, sec_swin
+
+MICRO = dict(embed_dims=(8, 8, 16, 16), depths=(1, 1, 1, 1), num_heads=(2, 2, 2, 4))
+BACKBONES = {
+    'released': lambda: SecViT(MICRO, 'released'),
+    'windows': lambda: SecViT(MICRO, attention='window', stem='patch'),
+    'stripes': lambda: SecViT(MICRO, attention='cswin'),
+    'kmeans': lambda: SecViT(MICRO, attention='kmeans'),
+    'SECSwin': lambda: SECSwin('micro'),
+    'SECFasterViT': lambda: SECFasterViT('micro'),
+}
+
+
+@pytest.fixture(autouse=True)
+def micro_architectures(monkeypatch):
+    micro = dict(MICRO, drop_path_rate=0.0)
+    monkeypatch.setitem(sec_swin.ARCHITECTURES, 'micro', micro)
+    monkeypatch.setitem(sec_fastervit.ARCHITECTURES, 'micro', dict(micro, stem_dims=8))
+
+
+@pytest.fixture(params=BACKBONES)
+def backbone(request):
+    return BACKBONES[request.param]().eval()
+
+
+@pytest.fixture
+def images():
+    return torch.randn(2, 3, 48, 72)
+
+
+@torch.no_grad()
+def test_compiled_to_one_graph(backbone, images):
+    graphs = CompileCounterWithBackend('eager')
+    compiled = torch.compile(backbone, backend=graphs, fullgraph=True, dynamic=False)
+    torch.testing.assert_close(compiled(images), backbone(images))
+    assert graphs.frame_count == 1
+
+
+@torch.no_grad()
+def test_exported(backbone, images):
+    exported = torch.export.export(backbone, (images,)).module()
+    torch.testing.assert_close(exported(images), backbone(images))
+
+
+@torch.no_grad()
+def test_traced_for_one_size(backbone, images):
+    traced = torch.jit.trace(backbone, images, check_trace=False)
+    others = torch.randn_like(images)
+    torch.testing.assert_close(traced(others), backbone(others))
+
+
+def test_gradients_of_the_compiled_network(images):
+    backbone = BACKBONES['released']().train()
+    gradients = []
+    for network in (backbone, torch.compile(backbone, backend='aot_eager', fullgraph=True)):
+        backbone.zero_grad()
+        sum(out.sin().mean() for out in network(images)).backward()
+        gradients.append([p.grad for p in backbone.parameters()])
+    torch.testing.assert_close(gradients[1], gradients[0])
