@@ -41,30 +41,36 @@ def sdpa_attention(
     if tokens_first:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     shape = q.shape
-    q, k, v = (permute_rows(x.reshape(-1, head_dims), rows, inverse) for x in (q, k, v))
-
-    sizes = [group.numel() for group in groups]
-    parts = zip(q.split(sizes), k.split(sizes), v.split(sizes), groups, strict=True)
-    outs = [
-        _attend(q_part, k_part, v_part, (*group.shape[1:], head_dims), scale)
-        for q_part, k_part, v_part, group in parts
-    ]
-    out = torch.cat(outs) if len(outs) > 1 else outs[0]
+    # The permuted copies are not named here, so that they are gone before the last one is made.
+    out = _attend_in_groups(
+        [permute_rows(x.reshape(-1, head_dims), rows, inverse) for x in (q, k, v)],
+        groups,
+        scale,
+    )
     out = permute_rows(out, inverse, rows).view(shape)
     return out.transpose(1, 2) if tokens_first else out
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, shape: tuple[int, ...], scale: float) -> Tensor:
-    """Fused attention of clusters that lie one behind the other, as rows (N, d).
+def _attend_in_groups(qkv: list[Tensor], groups: list[Tensor], scale: float) -> Tensor:
+    """Fused attention of clusters that lie one behind the other.
 
     Args:
-        q: Queries, (N, d).
-        k: Keys, like ``q``.
-        v: Values, like ``q``.
-        shape: Tokens of a cluster, heads and d: the layout of the fused kernels' own result.
+        qkv: Queries, keys and values, (N, d) each.
+        groups: Result of :func:`_rows_by_cluster_size`.
         scale: Factor on the product of queries and keys.
+
+    Returns:
+        (N, d).
     """
-    q, k, v = (x.view(-1, *shape).transpose(1, 2) for x in (q, k, v))
+    sizes = [group.numel() for group in groups]
+    parts = zip(*(x.split(sizes) for x in qkv), groups, strict=True)
+    outs = [_attend(q, k, v, group, scale) for q, k, v, group in parts]
+    return torch.cat(outs) if len(outs) > 1 else outs[0]
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, group: Tensor, scale: float) -> Tensor:
+    q, k, v = (x.view(*group.shape, x.shape[-1]).transpose(1, 2) for x in (q, k, v))
+    # Heads lie inside tokens in the fused kernels' result too: flattening it copies nothing.
     return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(0, 2)
 
 
