@@ -69,9 +69,9 @@ def _attend_in_groups(qkv: list[Tensor], groups: list[Tensor], scale: float) -> 
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, group: Tensor, scale: float) -> Tensor:
-    q, k, v = (x.view(*group.shape, x.shape[-1]).transpose(1, 2) for x in (q, k, v))
-    # Heads lie inside tokens in the fused kernels' result too: flattening it copies nothing.
-    return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(0, 2)
+    # A head to each cluster: flattening the result, where heads lie inside tokens, copies nothing.
+    q, k, v = (x.view(group.shape[0], 1, group.shape[1], x.shape[1]) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, scale=scale).flatten(0, 2)
 
 
 def _rows_by_cluster_size(order: Tensor, num_clusters: int, tokens_first: bool) -> list[Tensor]:
@@ -84,7 +84,7 @@ def _rows_by_cluster_size(order: Tensor, num_clusters: int, tokens_first: bool) 
             (B, heads, L, d).
 
     Returns:
-        Indices of rows, (B * clusters, tokens, heads), for each of the one or two sizes.
+        Indices of rows, (B * heads * clusters, tokens), for each of the one or two sizes.
     """
     batch, heads, length = order.shape
     image = torch.arange(batch, device=order.device)[:, None, None]
@@ -93,11 +93,10 @@ def _rows_by_cluster_size(order: Tensor, num_clusters: int, tokens_first: bool) 
         rows = (image * length + order) * heads + head
     else:
         rows = (image * heads + head) * length + order
-    rows = rows.transpose(1, 2)
 
     size, num_larger = length // num_clusters, length % num_clusters
     if not num_larger:
-        return [rows.reshape(batch * num_clusters, size, heads)]
+        return [rows.reshape(batch * heads * num_clusters, size)]
     num_smaller = num_clusters - num_larger
     # Cluster c is a larger one where c * num_larger // num_clusters is about to rise.
     smaller = torch.arange(num_smaller, device=order.device) * num_clusters // num_smaller
@@ -106,5 +105,5 @@ def _rows_by_cluster_size(order: Tensor, num_clusters: int, tokens_first: bool) 
     for clusters, tokens in ((smaller, size), (larger // num_larger, size + 1)):
         starts = clusters * length // num_clusters
         ranks = starts[:, None] + torch.arange(tokens, device=order.device)
-        groups.append(rows[:, ranks].flatten(0, 1))
+        groups.append(rows[:, :, ranks].flatten(0, 2))
     return groups
