@@ -8,6 +8,8 @@ from torch import nn
 
 from mmsecvit import SECSwin
 
+FOUR_CLUSTERS = 'num_clusters must be four integers of at least 1, got '
+
 
 def swin(arch):
     backbones = pytest.importorskip('mmpretrain.models.backbones')
@@ -137,8 +139,13 @@ def test_every_toolbox_finds_the_backbone(toolbox):
     ('arguments', 'message'),
     [
         (dict(arch='base'), "arch must be one of tiny, small, t, s, got 'base'"),
-        (dict(num_clusters=(8, 2)), 'num_clusters must have four entries'),
-        (dict(num_clusters=(8, 2, 0, 1)), 'num_clusters must be at least 1, got 0'),
+        (dict(arch=['tiny']), r"arch must be one of tiny, small, t, s, got \['tiny'\]"),
+        (dict(arch=dict(depths=2)), "arch must be one of tiny, small, t, s, got {'depths': 2}"),
+        (dict(arch=0), 'arch must be one of tiny, small, t, s, got 0'),
+        (dict(num_clusters=(8, 2)), FOUR_CLUSTERS + r'\(8, 2\)'),
+        (dict(num_clusters=(8, 2, 0, 1)), FOUR_CLUSTERS + r'\(8, 2, 0, 1\)'),
+        (dict(num_clusters=2.5), FOUR_CLUSTERS + '2.5'),
+        (dict(num_clusters='8'), FOUR_CLUSTERS + "'8'"),
         (dict(drop_path_rate=1.5), r'drop_path_rate must be in \[0, 1\), got 1.5'),
         (dict(out_indices=(4,)), 'out_indices must be rising stages among 0 to 3'),
     ],
