@@ -65,6 +65,31 @@ def test_a_checkpoint_of_the_other_size_is_refused(tmp_path):
         backbone.init_weights()
 
 
+def test_one_cluster_in_each_stage_is_swin_with_global_attention():
+    backbones = pytest.importorskip('mmpretrain.models.backbones')
+    # Each window is as large as its stage's map, so that none is shifted.
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        reference = backbones.SwinTransformer(
+            'tiny',
+            out_indices=(0, 1, 2, 3),
+            stage_cfgs=[dict(window_size=size) for size in (16, 8, 4, 2)],
+        )
+    for name, p in reference.named_parameters():
+        if name.endswith('relative_position_bias_table'):
+            nn.init.zeros_(p)
+        elif p.dim() == 1:
+            nn.init.normal_(p, mean=float('norm' in name and name.endswith('weight')), std=0.1)
+    backbone = SECSwin('tiny', num_clusters=(1, 1, 1, 1)).double().eval()
+    reference.double().eval()
+    missing, _ = backbone.load_state_dict(reference.state_dict(), strict=False)
+    assert missing == []
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        outs, expected = backbone(x), reference(x)
+    assert len(outs) == len(expected) == 4
+    torch.testing.assert_close(outs, expected)
+
+
 class GlobalAttention(nn.Module):
     """Torch's own attention of all tokens, with the weights of SECA."""
 
