@@ -1,14 +1,16 @@
 """The classifiers of the paper by name, as data, and how to build them."""
 
-from copy import deepcopy
+from collections.abc import Sequence
 from fnmatch import filter as match
 from pathlib import Path
+from typing import Any
 
+import torch
+from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
-from mmengine.registry import MODELS, DefaultScope
 
-from .checkpoints import check_fit, from_released, is_released, read_state_dict
+from .checkpoints import check_fit, from_released, is_released, read_checkpoint, read_state_dict
 
 
 def _classifier(backbone: dict, in_channels: int, neck: dict | None = None) -> dict:
@@ -46,30 +48,70 @@ NETWORKS = {
     'sec_fastervit_1': _classifier(dict(type='SECFasterViT', arch='1'), 640),
 }
 
+# What images and classes the networks take: mmpretrain's inferencers ask a model's config.
+IMAGENET = dict(
+    type='ImageNet',
+    pipeline=[
+        dict(type='LoadImageFromFile'),
+        dict(
+            type='ResizeEdge',
+            scale=256,
+            edge='short',
+            backend='pillow',
+            interpolation='bicubic',
+        ),
+        dict(type='CenterCrop', crop_size=224),
+        dict(type='PackInputs'),
+    ],
+)
 
-def list_models(pattern: str | None = None) -> list[str]:
-    """List the names that :func:`get_model` knows.
+
+def list_models(
+    pattern: str | None = None, exclude_patterns: Sequence[str] | None = None
+) -> list[str]:
+    """List the names that :func:`get_model` knows, as mmpretrain's function of this name does.
 
     Args:
         pattern: Beginning of the names, with or without wildcards, such as ``secvit`` or
             ``*swin``. Defaults to all.
+        exclude_patterns: Beginnings of names to leave out, in the same way. Defaults to none.
 
     Returns:
         The names, sorted.
+
+    Raises:
+        ValueError: If ``exclude_patterns`` is one pattern instead of several.
     """
-    return sorted(match(NETWORKS, f'{pattern or ""}*'))
+    if isinstance(exclude_patterns, str):
+        raise ValueError(f'exclude_patterns must be a list of patterns, got {exclude_patterns!r}')
+    names = set(match(NETWORKS, f'{pattern or ""}*'))
+    for excluded in exclude_patterns or ():
+        names -= set(match(NETWORKS, f'{excluded}*'))
+    return sorted(names)
 
 
-def get_model(name: str, pretrained: str | Path | bool = False) -> BaseModel:
-    """Build a classifier for ImageNet's 1,000 classes, as of Table 8.
+def get_model(
+    name: str,
+    pretrained: str | Path | bool = False,
+    device: str | torch.device | None = None,
+    **overrides: Any,
+) -> BaseModel:
+    """Build a classifier, by default for ImageNet's 1,000 classes, as of Table 8.
+
+    The model can be given to mmpretrain's inferencers, as one of its own ``get_model``.
 
     Args:
         name: One of :func:`list_models`.
         pretrained: Checkpoint of this classifier, a file or an http(s) address; the authors'
             released ones as they are. Defaults to False: the weights are random.
+        device: Where the model goes. Defaults to None: the CPU.
+        **overrides: What to change in the model's config, merged into it as in mmpretrain's
+            ``get_model``: ``backbone=dict(out_indices=(0, 1, 2, 3))``,
+            ``head=dict(num_classes=10)``. Of a neck or head that is changed, weights of other
+            shapes than the checkpoint's stay random.
 
     Returns:
-        mmpretrain's ``ImageClassifier`` in eval mode, on the CPU.
+        mmpretrain's ``ImageClassifier`` in eval mode.
 
     Raises:
         ValueError: If there is no such network, ``pretrained`` is True, or the checkpoint is
@@ -85,26 +127,51 @@ def get_model(name: str, pretrained: str | Path | bool = False) -> BaseModel:
         >>> model(torch.rand(1, 3, 224, 224)).shape
         torch.Size([1, 1000])
     """
-    if name not in NETWORKS:
+    if name not in list_models():
         raise ValueError(f'name must be one of {", ".join(list_models())}, got {name!r}')
     if pretrained is True:
         raise ValueError(
             'pretrained must be a checkpoint or False, got True: no weights are hosted'
         )
     weights = read_state_dict(pretrained) if pretrained else None
-    import mmpretrain.models  # noqa: F401  # registers ImageClassifier
+    from mmpretrain.apis import get_model as build
 
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        model = MODELS.build(deepcopy(NETWORKS[name]))
+    config = Config(dict(model=NETWORKS[name], test_dataloader=dict(dataset=IMAGENET)))
+    model = build(config, **overrides)
     if weights is None:
         model.init_weights()
-        return model.eval()
+    else:
+        changed = tuple(f'{part}.' for part in overrides if part != 'backbone')
+        try:
+            missing, unused = _load(model, weights, changed)
+        except ValueError as error:
+            raise ValueError(f'checkpoint {pretrained} is not of {name}: {error}') from None
+        print_log(
+            f'Loaded {name} from {pretrained}; not in the file: {", ".join(missing) or "nothing"}; '
+            f'not used of it: {", ".join(unused) or "nothing"}',
+            logger='current',
+        )
+        meta = read_checkpoint(pretrained).get('meta', {})
+        model._dataset_meta = meta.get('dataset_meta', model._dataset_meta)
+    return model.to(device)
+
+
+def _load(
+    model: BaseModel, weights: dict[str, torch.Tensor], changed: tuple[str, ...]
+) -> tuple[list[str], list[str]]:
+    """Load what fits of the parts in ``changed``, and of the others everything or raise.
+
+    Returns:
+        The keys that the weights lack, and those of them that were not used.
+    """
     if is_released(weights):
         weights = from_released(weights)
-    try:
-        check_fit(model.state_dict(), weights)
-    except ValueError as error:
-        raise ValueError(f'checkpoint {pretrained} is not of {name}: {error}') from None
-    model.load_state_dict(weights)
-    print_log(f'Loaded {name} from {pretrained}', logger='current')
-    return model.eval()
+    own = model.state_dict()
+    optional = tuple(f'backbone.{key}' for key in model.backbone.optional_weights())
+    weights = {
+        key: value
+        for key, value in weights.items()
+        if not key.startswith(changed) or (key in own and own[key].shape == value.shape)
+    }
+    check_fit(own, weights, (*changed, *optional))
+    return model.load_state_dict(weights, strict=False)

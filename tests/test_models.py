@@ -1,8 +1,16 @@
+import logging
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from torch.testing import assert_close
 
 import mmsecvit
 from mmsecvit import get_model, list_models
+from mmsecvit.models import IMAGENET
 
 pytest.importorskip('mmpretrain')
 
@@ -13,6 +21,13 @@ def test_all_networks_of_table_8_are_listed():
     assert list_models('*fastervit*') == ['sec_fastervit_0', 'sec_fastervit_1']
     assert list_models('sec_swin') == ['sec_swin_s', 'sec_swin_t']
     assert len(list_models()) == 8
+
+
+def test_patterns_exclude_as_in_mmpretrain():
+    assert list_models('sec_', exclude_patterns=['*fastervit', 'sec_swin_s']) == ['sec_swin_t']
+    assert list_models(exclude_patterns=['sec_*', '*_l']) == ['secvit_b', 'secvit_s', 'secvit_t']
+    with pytest.raises(ValueError, match="exclude_patterns must be a list .*, got 'sec_'"):
+        list_models(exclude_patterns='sec_')
 
 
 # Table 8. tests/test_configs holds the others' configs against the same table of networks.
@@ -32,6 +47,70 @@ def test_a_checkpoint_gives_the_same_classifier(tmp_path):
         assert torch.equal(again(x), model(x))
     with pytest.raises(ValueError, match='is not of secvit_s: .* weights are missing in the file'):
         get_model('secvit_s', pretrained=tmp_path / 'secvit_t.pth')
+
+
+def test_overrides_merge_into_the_config():
+    model = get_model(
+        'sec_swin_t',
+        device='meta',
+        backbone=dict(out_indices=(1, 3), num_clusters=(1, 1, 1, 1)),
+        head=dict(num_classes=10),
+    )
+    attentions = [stage['blocks'][0].attn['w_msa'] for stage in model.backbone.stages]
+    assert [attn.num_clusters for attn in attentions] == [1, 1, 1, 1]
+    assert [attn.num_heads for attn in attentions] == [3, 6, 12, 24]
+    assert model.head.fc.weight.shape == (10, 768)
+    assert {p.device.type for p in model.parameters()} == {'meta'}
+    outs = model.extract_feat(torch.zeros(1, 3, 64, 64, device='meta'), stage='backbone')
+    assert [out.shape for out in outs] == [(1, 192, 8, 8), (1, 768, 2, 2)]
+
+
+def test_a_pyramid_and_a_new_head_from_a_classifiers_checkpoint(tmp_path, caplog, monkeypatch):
+    source = get_model('sec_swin_t')
+    meta = dict(dataset_meta=dict(classes=['cat', 'dog']))
+    torch.save({'state_dict': source.state_dict(), 'meta': meta}, tmp_path / 'sec_swin_t.pth')
+    monkeypatch.setattr(MMLogger.get_current_instance(), 'handlers', [caplog.handler])
+    with caplog.at_level(logging.INFO):
+        model = get_model(
+            'sec_swin_t',
+            pretrained=tmp_path / 'sec_swin_t.pth',
+            backbone=dict(out_indices=(0, 3)),
+            head=dict(num_classes=2),
+        )
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(model.backbone(x)[-1], source.backbone(x)[-1])
+    assert model.head.fc.weight.shape == (2, 768)
+    assert model._dataset_meta == meta['dataset_meta']
+    missing = 'backbone.norm0.weight, backbone.norm0.bias, head.fc.weight, head.fc.bias'
+    assert f'not in the file: {missing}; not used of it: nothing' in caplog.messages[-1]
+    # Of what the caller did not change, everything has to fit.
+    with pytest.raises(ValueError, match='of sec_swin_s: 144 weights are missing in the file'):
+        get_model('sec_swin_s', pretrained=tmp_path / 'sec_swin_t.pth', head=dict(num_classes=2))
+
+
+def test_mmpretrains_inferencer_takes_the_model():
+    from mmpretrain import ImageClassificationInferencer
+
+    model = get_model('sec_fastervit_0')
+    image = np.random.default_rng(0).integers(256, size=(256, 256, 3), dtype=np.uint8)
+    (result,) = ImageClassificationInferencer(model)(image)
+    # The central 224x224 pixels, RGB, normalised.
+    rgb = torch.from_numpy(image[16:240, 16:240, ::-1].copy()).permute(2, 0, 1)[None].float()
+    mean, std = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
+    x = (rgb - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    with torch.no_grad():
+        scores = model(x).softmax(1)[0]
+    assert_close(torch.from_numpy(result['pred_scores']), scores)
+    label = int(scores.argmax())
+    assert result['pred_label'] == label
+    assert result['pred_class'] == model._dataset_meta['classes'][label]
+    assert len(model._dataset_meta['classes']) == 1000
+
+
+def test_images_are_those_of_the_configs():
+    cfg = Config.fromfile(Path(__file__).parents[1] / 'configs' / 'secvit_t_in1k.py')
+    assert cfg.test_dataloader.dataset.pipeline == IMAGENET['pipeline']
 
 
 def test_bad_arguments_are_named(tmp_path):

@@ -1,6 +1,7 @@
 """What the backbones share: the pyramid, loading weights, freezing."""
 
 from collections.abc import Sequence
+from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -154,19 +155,34 @@ class PyramidBackbone(BaseModule):
             module.requires_grad_(False)
 
 
-def find_arch(arch: str, architectures: dict[str, dict]) -> dict:
+def find_arch(arch: str | int, architectures: dict[str, dict], alternative: str = '') -> dict:
     """Look an architecture up by its name or the first letter of its name.
+
+    Args:
+        arch: The name. On a command line ``0`` is a number.
+        architectures: Architectures by name.
+        alternative: What else the caller takes, for the error.
 
     Raises:
         ValueError: If there is none of that name.
     """
     short_names = {name[0]: name for name in architectures}
-    name = arch.lower() if isinstance(arch, str) else arch
+    name = str(arch).lower()
     name = short_names.get(name, name)
     if name not in architectures:
         names = dict.fromkeys([*architectures, *short_names])
-        raise ValueError(f'arch must be one of {", ".join(names)}, got {arch!r}')
+        raise ValueError(f'arch must be one of {", ".join(names)}{alternative}, got {arch!r}')
     return architectures[name]
+
+
+def check_counts(name: str, counts: Sequence[int]) -> None:
+    """Raise a ValueError unless ``counts`` are four integers of at least 1, one for each stage."""
+    if (
+        not isinstance(counts, Sequence)
+        or len(counts) != 4
+        or not all(isinstance(count, Integral) and count >= 1 for count in counts)
+    ):
+        raise ValueError(f'{name} must be four integers of at least 1, got {counts!r}')
 
 
 def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
@@ -175,7 +191,7 @@ def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
     Raises:
         ValueError: If ``rate`` is not in [0, 1).
     """
-    if not 0 <= rate < 1:
-        raise ValueError(f'drop_path_rate must be in [0, 1), got {rate}')
+    if not isinstance(rate, Real) or not 0 <= rate < 1:
+        raise ValueError(f'drop_path_rate must be in [0, 1), got {rate!r}')
     rates = iter(np.linspace(0, rate, sum(depths)).tolist())
     return [[next(rates) for _ in range(depth)] for depth in depths]

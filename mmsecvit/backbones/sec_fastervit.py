@@ -136,7 +136,7 @@ class SECFasterViT(PyramidBackbone):
 
     def __init__(
         self,
-        arch: str = '0',
+        arch: str | int = '0',
         num_clusters: int = 2,
         drop_path_rate: float | None = None,
         out_indices: Sequence[int] = (0, 1, 2, 3),

@@ -8,7 +8,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import SECA
-from .base import PyramidBackbone, drop_path_rates, find_arch
+from .base import PyramidBackbone, check_counts, drop_path_rates, find_arch
 
 # Table 8; the rates of stochastic depth are Swin's own, since the paper gives none.
 ARCHITECTURES = {
@@ -135,8 +135,7 @@ class SECSwin(PyramidBackbone):
     ) -> None:
         super().__init__(out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
         arch = find_arch(arch, ARCHITECTURES)
-        if not isinstance(num_clusters, Sequence) or len(num_clusters) != 4:
-            raise ValueError(f'num_clusters must have four entries, got {num_clusters}')
+        check_counts('num_clusters', num_clusters)
         if drop_path_rate is None:
             drop_path_rate = arch['drop_path_rate']
         rates = drop_path_rates(drop_path_rate, arch['depths'])

@@ -1,6 +1,7 @@
 """SecViT, the Semantic Equitable Clustering Vision Transformer."""
 
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from mmcv.cnn.bricks import DropPath
@@ -21,7 +22,7 @@ from ..layers import (
     patch_stem,
     rotary_table,
 )
-from .base import PyramidBackbone, drop_path_rates, find_arch
+from .base import PyramidBackbone, check_counts, drop_path_rates, find_arch
 
 # Table 8. `layer_scale`: which stages of the released network have it (the paper has none).
 ARCHITECTURES = {
@@ -197,11 +198,10 @@ class SecViT(PyramidBackbone):
     ) -> None:
         super().__init__(out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
         arch = _parse_arch(arch)
-        if variant not in VARIANTS:
+        if variant not in [*VARIANTS]:
             raise ValueError(f'variant must be one of {", ".join(VARIANTS)}, got {variant!r}')
         features = VARIANTS[variant]
-        if not isinstance(num_clusters, Sequence) or len(num_clusters) != 4:
-            raise ValueError(f'num_clusters must have four entries, got {num_clusters}')
+        check_counts('num_clusters', num_clusters)
         if attention not in ATTENTIONS:
             raise ValueError(f'attention must be one of {", ".join(ATTENTIONS)}, got {attention!r}')
         if stem not in ('conv', 'patch'):
@@ -312,7 +312,7 @@ def recognize(weights: dict[str, Tensor], num_stages: int = 4) -> dict[str, str 
 
 def _parse_arch(arch: str | dict) -> dict:
     if not isinstance(arch, dict):
-        return {**ARCH_DEFAULTS, **find_arch(arch, ARCHITECTURES)}
+        return {**ARCH_DEFAULTS, **find_arch(arch, ARCHITECTURES, ' or a dict')}
     essential = {'embed_dims', 'depths', 'num_heads'}
     if not essential <= set(arch) <= essential | set(ARCH_DEFAULTS):
         raise ValueError(
@@ -320,9 +320,15 @@ def _parse_arch(arch: str | dict) -> dict:
             f'{", ".join(ARCH_DEFAULTS)}, got {", ".join(arch)}'
         )
     arch = {**ARCH_DEFAULTS, **arch}
-    for key in (*sorted(essential), 'layer_scale'):
-        if len(arch[key]) != 4:
-            raise ValueError(f'arch must have four entries in {key}, got {arch[key]}')
-        if key in essential and min(arch[key]) < 1:
-            raise ValueError(f'arch must have positive numbers in {key}, got {arch[key]}')
+    for key in sorted(essential):
+        check_counts(f"arch['{key}']", arch[key])
+    if any(c % heads for c, heads in zip(arch['embed_dims'], arch['num_heads'], strict=True)):
+        raise ValueError(
+            "arch['embed_dims'] must be multiples of arch['num_heads'], "
+            f'got {arch["embed_dims"]} and {arch["num_heads"]}'
+        )
+    if not isinstance(arch['layer_scale'], Sequence) or len(arch['layer_scale']) != 4:
+        raise ValueError(f"arch['layer_scale'] must have four entries, got {arch['layer_scale']!r}")
+    if not isinstance(arch['ffn_ratio'], Real) or arch['ffn_ratio'] <= 0:
+        raise ValueError(f"arch['ffn_ratio'] must be a positive number, got {arch['ffn_ratio']!r}")
     return arch

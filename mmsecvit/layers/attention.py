@@ -5,7 +5,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..ops import kmeans_order, sec_attention, window_attention
-from ..ops.attention import check_backend
+from ..ops.attention import check_backend, check_num_clusters
 from .convolution import DepthwiseConv2d
 from .position import WindowBias
 from .rotary import rotate
@@ -90,8 +90,8 @@ class SECA(GroupedAttention):
         lce: Whether local context enhancement is added. Defaults to True.
 
     Raises:
-        ValueError: If ``embed_dims`` is no multiple of ``num_heads``, ``num_clusters`` is below
-            1, or ``backend`` is unknown.
+        ValueError: If ``embed_dims`` is no multiple of ``num_heads``, ``num_clusters`` is no
+            integer or below 1, or ``backend`` is unknown.
     """
 
     def __init__(
@@ -103,8 +103,7 @@ class SECA(GroupedAttention):
         lce: bool = True,
     ) -> None:
         super().__init__(embed_dims, num_heads, lce)
-        if num_clusters < 1:
-            raise ValueError(f'num_clusters must be at least 1, got {num_clusters}')
+        check_num_clusters(num_clusters)
         check_backend(backend)
         self.num_clusters = num_clusters
         self.backend = backend

@@ -1,6 +1,7 @@
 """Attention inside semantic clusters: the public face of all backends."""
 
 from collections.abc import Callable
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -22,6 +23,12 @@ def check_backend(backend: str) -> None:
     names = ['auto', *_BACKENDS]
     if backend not in names:
         raise ValueError(f'backend must be one of {", ".join(names)}, got {backend!r}')
+
+
+def check_num_clusters(num_clusters: int) -> None:
+    """Raise a ValueError unless ``num_clusters`` is an integer of at least 1."""
+    if not isinstance(num_clusters, Integral) or num_clusters < 1:
+        raise ValueError(f'num_clusters must be an integer of at least 1, got {num_clusters!r}')
 
 
 def sec_attention(
@@ -60,9 +67,9 @@ def sec_attention(
         (B, heads, L, d), tokens in the order of ``q``, dtype of ``q`` or else autocast's.
 
     Raises:
-        ValueError: If shapes, dtypes or devices disagree, ``num_clusters`` is below 1,
-            ``backend`` is unknown or cannot run here, or ``order`` has the wrong shape or
-            dtype.
+        ValueError: If shapes, dtypes or devices disagree, ``num_clusters`` is no integer or
+            below 1, ``backend`` is unknown or cannot run here, or ``order`` has the wrong shape
+            or dtype.
 
     Example:
         >>> q, k, v = torch.randn(3, 2, 4, 100, 32)
@@ -84,8 +91,7 @@ def sec_attention(
                 f'{name} must have the dtype and device of q, {q.dtype} on {q.device}, '
                 f'got {x.dtype} on {x.device}'
             )
-    if num_clusters < 1:
-        raise ValueError(f'num_clusters must be at least 1, got {num_clusters}')
+    check_num_clusters(num_clusters)
     check_backend(backend)
     if order is not None and (
         (order.shape, order.dtype, order.device) != (q.shape[:3], torch.int64, q.device)

@@ -7,6 +7,8 @@ from mmsecvit import SECFasterViT
 from mmsecvit.backbones.sec_fastervit import WindowBlock
 from mmsecvit.backbones.secvit import SecViTBlock
 
+INTEGER = 'num_clusters must be an integer of at least 1, got '
+
 
 # Table 8 says 25 and 41; the second digits after the point show that stage 3 has neither local
 # context nor positional networks, and that stage 4 has the latter.
@@ -52,6 +54,12 @@ def test_last_stage_attends_to_the_whole_map_at_224():
     torch.testing.assert_close(block(x), y + block.ffn(block.norm2(y)))
 
 
+def test_a_number_names_an_architecture_too():
+    # `--cfg-options model.backbone.arch=1` brings a number.
+    with torch.device('meta'):
+        assert [len(blocks) for blocks in SECFasterViT(1).stages] == [1, 3, 8, 5]
+
+
 @pytest.mark.parametrize('size', [(32, 32), (47, 300)])
 def test_pyramid_of_any_size(size):
     outs = SECFasterViT('0').eval()(torch.randn(1, 3, *size))
@@ -84,7 +92,12 @@ def test_every_toolbox_finds_the_backbone(toolbox):
     ('arguments', 'message'),
     [
         (dict(arch='2'), "arch must be one of 0, 1, got '2'"),
-        (dict(num_clusters=0), 'num_clusters must be at least 1, got 0'),
+        (dict(arch=2), 'arch must be one of 0, 1, got 2'),
+        (dict(arch=['0']), r"arch must be one of 0, 1, got \['0'\]"),
+        (dict(num_clusters=0), INTEGER + '0'),
+        (dict(num_clusters=2.0), INTEGER + '2.0'),
+        (dict(num_clusters='2'), INTEGER + "'2'"),
+        (dict(num_clusters=(32, 8, 2, 1)), INTEGER + r'\(32, 8, 2, 1\)'),
         (dict(frozen_stages=7), 'frozen_stages must be from -1 to 4, got 7'),
     ],
 )

@@ -8,6 +8,8 @@ from torch import nn
 
 from mmsecvit import SECSwin
 
+FOUR_CLUSTERS = 'num_clusters must be four integers of at least 1, got '
+
 
 def swin(arch):
     backbones = pytest.importorskip('mmpretrain.models.backbones')
@@ -61,6 +63,31 @@ def test_a_checkpoint_of_the_other_size_is_refused(tmp_path):
     )
     with pytest.raises(ValueError, match='is not of this SECSwin: 144 weights are missing'):
         backbone.init_weights()
+
+
+def test_one_cluster_in_each_stage_is_swin_with_global_attention():
+    backbones = pytest.importorskip('mmpretrain.models.backbones')
+    # Each window is as large as its stage's map, so that none is shifted.
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        reference = backbones.SwinTransformer(
+            'tiny',
+            out_indices=(0, 1, 2, 3),
+            stage_cfgs=[dict(window_size=size) for size in (16, 8, 4, 2)],
+        )
+    for name, p in reference.named_parameters():
+        if name.endswith('relative_position_bias_table'):
+            nn.init.zeros_(p)
+        elif p.dim() == 1:
+            nn.init.normal_(p, mean=float('norm' in name and name.endswith('weight')), std=0.1)
+    backbone = SECSwin('tiny', num_clusters=(1, 1, 1, 1)).double().eval()
+    reference.double().eval()
+    missing, _ = backbone.load_state_dict(reference.state_dict(), strict=False)
+    assert missing == []
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        outs, expected = backbone(x), reference(x)
+    assert len(outs) == len(expected) == 4
+    torch.testing.assert_close(outs, expected)
 
 
 class GlobalAttention(nn.Module):
@@ -137,8 +164,13 @@ def test_every_toolbox_finds_the_backbone(toolbox):
     ('arguments', 'message'),
     [
         (dict(arch='base'), "arch must be one of tiny, small, t, s, got 'base'"),
-        (dict(num_clusters=(8, 2)), 'num_clusters must have four entries'),
-        (dict(num_clusters=(8, 2, 0, 1)), 'num_clusters must be at least 1, got 0'),
+        (dict(arch=['tiny']), r"arch must be one of tiny, small, t, s, got \['tiny'\]"),
+        (dict(arch=dict(depths=2)), "arch must be one of tiny, small, t, s, got {'depths': 2}"),
+        (dict(arch=0), 'arch must be one of tiny, small, t, s, got 0'),
+        (dict(num_clusters=(8, 2)), FOUR_CLUSTERS + r'\(8, 2\)'),
+        (dict(num_clusters=(8, 2, 0, 1)), FOUR_CLUSTERS + r'\(8, 2, 0, 1\)'),
+        (dict(num_clusters=2.5), FOUR_CLUSTERS + '2.5'),
+        (dict(num_clusters='8'), FOUR_CLUSTERS + "'8'"),
         (dict(drop_path_rate=1.5), r'drop_path_rate must be in \[0, 1\), got 1.5'),
         (dict(out_indices=(4,)), 'out_indices must be rising stages among 0 to 3'),
     ],

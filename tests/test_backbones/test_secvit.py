@@ -13,6 +13,7 @@ from mmsecvit.checkpoints import from_released
 from mmsecvit.layers import SECA
 
 MICRO = dict(embed_dims=(16, 16, 32, 32), depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 4))
+FOUR_CLUSTERS = 'num_clusters must be four integers of at least 1, got '
 
 
 def part(state_dict, prefix):
@@ -283,29 +284,56 @@ def test_every_toolbox_finds_the_backbone(toolbox):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (dict(arch='huge'), 'arch must be one of tiny, small, base, large, t, s, b, l, got'),
+        (dict(arch='huge'), "arch must be one of tiny, .*, t, s, b, l or a dict, got 'huge'"),
+        (dict(arch=['tiny']), r"arch must be one of .* or a dict, got \['tiny'\]"),
+        (dict(arch=5), 'arch must be one of .* or a dict, got 5'),
         (dict(arch=dict(depths=(1,) * 4)), 'arch must have the keys depths, embed_dims, num_heads'),
         (dict(arch=dict(MICRO, width=2)), 'arch must have the keys'),
-        (dict(arch=dict(MICRO, depths=(1, 1))), r'arch must have four entries in depths'),
         (
-            dict(arch=dict(MICRO, num_heads=(1, 3, 2, 4))),
-            'embed_dims must be a multiple of num_heads, got 16 and 3',
+            dict(arch=dict(MICRO, depths=(1, 1))),
+            r"arch\['depths'\] must be four integers of at least 1, got \(1, 1\)",
+        ),
+        (
+            dict(arch=dict(MICRO, embed_dims='wide')),
+            r"arch\['embed_dims'\] must be four integers of at least 1, got 'wide'",
+        ),
+        (
+            dict(arch=dict(MICRO, num_heads=(0, 2, 2, 4))),
+            r"arch\['num_heads'\] must be four integers of at least 1, got \(0, 2, 2, 4\)",
+        ),
+        (
+            dict(arch=dict(MICRO, layer_scale=True)),
+            r"arch\['layer_scale'\] must have four entries, got True",
+        ),
+        (
+            dict(arch=dict(MICRO, ffn_ratio='3')),
+            r"arch\['ffn_ratio'\] must be a positive number, got '3'",
+        ),
+        (
+            # Heads of 5 channels, if they were: no multiple of 4 either.
+            dict(arch=dict(MICRO, num_heads=(1, 3, 2, 4)), variant='released'),
+            r"arch\['embed_dims'\] must be multiples of arch\['num_heads'\], "
+            r'got \(16, 16, 32, 32\) and \(1, 3, 2, 4\)',
         ),
         (
             dict(arch=dict(MICRO, num_heads=(8, 2, 2, 4)), variant='released'),
             'arch must have head dimensions that are multiples of 4',
         ),
         (dict(variant='swin'), "variant must be one of paper, released, got 'swin'"),
-        (dict(num_clusters=(32, 8)), 'num_clusters must have four entries'),
-        (dict(num_clusters=(32, 8, 0, 1)), 'num_clusters must be at least 1, got 0'),
-        (dict(num_clusters=8), 'num_clusters must have four entries'),
+        (dict(variant=['paper']), r"variant must be one of paper, released, got \['paper'\]"),
+        (dict(num_clusters=(32, 8)), FOUR_CLUSTERS + r'\(32, 8\)'),
+        (dict(num_clusters=(32, 8, 0, 1)), FOUR_CLUSTERS + r'\(32, 8, 0, 1\)'),
+        (dict(num_clusters=(32, 8, 2.0, 1)), FOUR_CLUSTERS + r'\(32, 8, 2.0, 1\)'),
+        (dict(num_clusters=8), FOUR_CLUSTERS + '8'),
+        (dict(num_clusters=8.0), FOUR_CLUSTERS + '8.0'),
+        (dict(num_clusters='many'), FOUR_CLUSTERS + "'many'"),
         (dict(out_indices=(0, 4)), 'out_indices must be rising stages among 0 to 3'),
         (dict(out_indices=(3, 0)), 'out_indices must be rising stages among 0 to 3'),
         (dict(out_indices=3), 'out_indices must be rising stages among 0 to 3, got 3'),
         (dict(out_indices=()), 'out_indices must be rising stages among 0 to 3'),
-        (dict(arch=dict(MICRO, num_heads=(0, 2, 2, 4))), 'positive numbers in num_heads'),
         (dict(frozen_stages=5), 'frozen_stages must be from -1 to 4, got 5'),
         (dict(drop_path_rate=1.0), r'drop_path_rate must be in \[0, 1\), got 1.0'),
+        (dict(drop_path_rate='0.1'), r"drop_path_rate must be in \[0, 1\), got '0.1'"),
         (dict(attention_backend='fast'), 'backend must be one of auto, reference, sdpa'),
     ],
 )

@@ -1,6 +1,7 @@
-from math import cos, pi
+from math import cos, log, pi
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -14,6 +15,9 @@ from mmsecvit.models import NETWORKS
 pytest.importorskip('mmpretrain')
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
+IMAGENET = sorted(path.stem for path in CONFIGS.glob('*_in1k.py'))
+# mmpretrain's own recipes: the highest learning rate and the epochs of warm-up.
+BASELINES = dict(swin_t=(1e-3, 20), swin_s=(1e-3, 20), convnext_t=(4e-3, 20))
 DROP_PATH = dict(secvit_t=0.1, secvit_s=0.15, secvit_b=0.4, secvit_l=0.5)
 ABLATIONS = dict(
     wo_lce=dict(lce=False),
@@ -105,8 +109,10 @@ def test_network_is_that_of_the_table_in_the_package(name):
     assert dict(normalisation) == table['data_preprocessor']
 
 
-def test_learning_rate_rises_for_five_epochs_and_falls_along_a_cosine():
-    cfg = load('secvit_t_in1k')
+@pytest.mark.parametrize('name', IMAGENET)
+def test_learning_rate_rises_in_warm_up_and_falls_along_a_cosine(name):
+    cfg = load(name)
+    peak, warm_up = BASELINES.get(name.removesuffix('_in1k'), (1e-3, 5))
     steps_per_epoch = 10  # instead of ImageNet's 1,251
     optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=cfg.optim_wrapper.optimizer.lr)
     schedulers = []
@@ -114,6 +120,8 @@ def test_learning_rate_rises_for_five_epochs_and_falls_along_a_cosine():
         kind = {'LinearLR': LinearLR, 'CosineAnnealingLR': CosineAnnealingLR}[
             scheduler_cfg.pop('type')
         ]
+        scheduler_cfg.pop('_scope_', None)
+        scheduler_cfg.setdefault('end', 300)  # as the runner does
         if scheduler_cfg.pop('convert_to_iter_based', False):
             schedulers.append(
                 kind.build_iter_from_epoch(optimizer, epoch_length=steps_per_epoch, **scheduler_cfg)
@@ -131,14 +139,54 @@ def test_learning_rate_rises_for_five_epochs_and_falls_along_a_cosine():
         for scheduler in schedulers:
             if scheduler.by_epoch:
                 scheduler.step()
-    assert rates[0] == pytest.approx(1e-6)
-    assert rates[10] == pytest.approx(1e-6 + (1e-3 - 1e-6) * 10 / 49)
-    assert rates[49:51] == pytest.approx([1e-3, 1e-3])
-    middle = 5 + 100
-    expected = 1e-5 + (1e-3 - 1e-5) * (1 + cos(pi * 100 / 295)) / 2
-    assert rates[middle * steps_per_epoch] == pytest.approx(expected)
-    last = 1e-5 + (1e-3 - 1e-5) * (1 + cos(pi * 294 / 295)) / 2
-    assert rates[-1] == pytest.approx(last)
+    # The first epoch step by step, then the last step of warm-up and the epoch after it.
+    last_step = warm_up * steps_per_epoch - 1
+    rising = [peak * (1e-3 + (1 - 1e-3) * step / last_step) for step in range(10)]
+    assert rates[0] == pytest.approx(peak / 1000)
+    assert rates[:10] == pytest.approx(rising)
+    assert rates[last_step : last_step + 11] == pytest.approx([peak] * 11)
+    # Along the cosine every step of an epoch has one rate.
+    for epoch in (warm_up + 1, warm_up + 100, 299):
+        progress = (epoch - warm_up) / (300 - warm_up)
+        falling = 1e-5 + (peak - 1e-5) * (1 + cos(pi * progress)) / 2
+        steps = slice(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch)
+        assert rates[steps] == pytest.approx([falling] * 10)
+
+
+@pytest.mark.parametrize('name', ['sec_swin_t', 'sec_fastervit_0'])
+def test_one_step_and_a_prediction(name):
+    from mmpretrain.structures import DataSample
+
+    cfg = load(f'{name}_in1k')
+    cfg.model.backbone.drop_path_rate = 0.0
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor)).train()
+        optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    images = list(torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8))
+    samples = [DataSample().set_gt_label(label) for label in (3, 999)]
+    before = {n: p.detach().clone() for n, p in model.backbone.named_parameters()}
+    np.random.seed(0)  # of Mixup and CutMix
+    data = model.data_preprocessor(dict(inputs=images, data_samples=samples), training=True)
+    loss, _ = model.parse_losses(model(**data, mode='loss'))
+    optim_wrapper.backward(loss)
+    optim_wrapper.step()
+    # A network that knows nothing yet: cross entropy of 1,000 classes, give or take.
+    assert loss.item() == pytest.approx(log(1000), rel=0.2)
+    for parameter_name, p in model.backbone.named_parameters():
+        assert p.grad is not None and p.grad.isfinite().all(), parameter_name
+        if p.dim() > 1:  # biases before a batch norm get rounding only
+            assert not torch.equal(p, before[parameter_name]), parameter_name
+
+    model.eval()
+    predictions = model.val_step(dict(inputs=images, data_samples=samples))
+    x = torch.stack(images).flip(1).float()
+    mean, std = cfg.data_preprocessor.mean, cfg.data_preprocessor.std
+    x = (x - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    with torch.no_grad():
+        scores = model.head.fc(model.backbone(x)[-1].mean((2, 3))).softmax(1)
+    for prediction, expected in zip(predictions, scores, strict=True):
+        torch.testing.assert_close(prediction.pred_score, expected)
+        assert prediction.pred_label.item() == expected.argmax()
 
 
 @pytest.mark.parametrize('name', ['secvit_b', 'sec_swin_t', 'sec_fastervit_0'])
@@ -154,14 +202,13 @@ def test_norms_biases_and_layer_scale_and_only_they_are_free_of_weight_decay(nam
         assert decay[p] == (0.0 if free else 0.05), parameter_name
 
 
-@pytest.mark.parametrize(
-    ('name', 'steps', 'lr'), [('swin_t', 20, 1e-3), ('swin_s', 20, 1e-3), ('convnext_t', 20, 4e-3)]
-)
-def test_baselines_keep_the_toolboxs_recipe(name, steps, lr):
+@pytest.mark.parametrize('name', BASELINES)
+def test_baselines_keep_the_toolboxs_recipe(name):
+    peak, warm_up = BASELINES[name]
     cfg = load(f'{name}_in1k')
     assert cfg.train_cfg.max_epochs == 300
-    assert cfg.param_scheduler[0].end == steps
-    assert cfg.optim_wrapper.optimizer.lr == lr
+    assert cfg.param_scheduler[0].end == warm_up
+    assert cfg.optim_wrapper.optimizer.lr == peak
 
 
 @pytest.mark.parametrize('data', ['in1k', 'cifar10'])

@@ -192,14 +192,14 @@ def test_norms_and_only_norms_are_free_of_weight_decay():
     assert groups[0.05] == set(model.parameters()) - of_norms
 
 
-@pytest.mark.parametrize('name', DETECTION + SEGMENTATION)
-def test_one_step_on_real_images(name, coco128, coco128_as_ade20k):
-    cfg = on_small_images(load(name), coco128, coco128_as_ade20k)
+def check_one_step(cfg: Config) -> None:
+    """Train all of the backbone for a step, and score what the model predicts for an image."""
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = MODELS.build(cfg.model).train()
         optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
         data = next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0)))
-        before = model.backbone.stem[0].weight.clone()
+        entry = next(model.backbone.entry(0).parameters())
+        before = entry.detach().clone()
 
         data = model.data_preprocessor(data, training=True)
         loss, values = model.parse_losses(model(**data, mode='loss'))
@@ -210,7 +210,7 @@ def test_one_step_on_real_images(name, coco128, coco128_as_ade20k):
             n for n, grad in gradients.items() if grad is None or not grad.isfinite().all()
         ] == []
         optim_wrapper.step()
-        assert not torch.equal(model.backbone.stem[0].weight, before)
+        assert not torch.equal(entry, before)
 
         model.eval()
         loader = Runner.build_dataloader(cfg.val_dataloader, seed=0)
@@ -221,8 +221,29 @@ def test_one_step_on_real_images(name, coco128, coco128_as_ade20k):
             evaluator.process(data_samples=model.val_step(data), data_batch=data)
         metrics = evaluator.evaluate(size=1)
     scores = ['mIoU'] if cfg.default_scope == 'mmseg' else ['coco/bbox_mAP']
-    scores += ['coco/segm_mAP'] * ('mask' in name)
+    scores += ['coco/segm_mAP'] * ('mask_head' in cfg.model.get('roi_head', ()))
     assert all(0 <= metrics[score] <= 100 for score in scores)
+
+
+@pytest.mark.parametrize('name', DETECTION + SEGMENTATION)
+def test_one_step_on_real_images(name, coco128, coco128_as_ade20k):
+    check_one_step(on_small_images(load(name), coco128, coco128_as_ade20k))
+
+
+@pytest.mark.parametrize('name', ['mask_rcnn_secvit_t_1x', 'semantic_fpn_secvit_t_80k'])
+@pytest.mark.parametrize(
+    ('backbone', 'arch', 'channels'),
+    [('SECSwin', 'tiny', [96, 192, 384, 768]), ('SECFasterViT', '0', [64, 128, 256, 512])],
+)
+def test_one_step_with_another_backbone(name, backbone, arch, channels, coco128, coco128_as_ade20k):
+    cfg = on_small_images(load(name), coco128, coco128_as_ade20k)
+    cfg.merge_from_dict(
+        {
+            'model.backbone': dict(_delete_=True, type=backbone, arch=arch, drop_path_rate=0.0),
+            'model.neck.in_channels': channels,
+        }
+    )
+    check_one_step(cfg)
 
 
 @pytest.mark.parametrize('family', DETECTORS)

@@ -47,7 +47,7 @@ def test_seca_adds_the_local_context_of_the_values_before_the_projection():
     ('arguments', 'message'),
     [
         ((10, 3, 2), 'embed_dims must be a multiple of num_heads, got 10 and 3'),
-        ((8, 2, 0), 'num_clusters must be at least 1, got 0'),
+        ((8, 2, 0), 'num_clusters must be an integer of at least 1, got 0'),
         ((8, 2, 4, 'fast'), "backend must be one of auto, reference, sdpa, triton, got 'fast'"),
     ],
 )

@@ -142,7 +142,8 @@ def test_sdpa_sorts_once_holds_no_attention_matrix_and_gathers_gradients(length)
         (dict(k=torch.randn(1, 2, 11, 8)), r'k must have the shape of q, \(1, 2, 10, 8\)'),
         (dict(v=torch.randn(1, 2, 10, 4)), r'v must have the shape of q, \(1, 2, 10, 8\)'),
         (dict(v=torch.randn(1, 2, 10, 8).half()), 'v must have the dtype and device of q'),
-        (dict(num_clusters=0), 'num_clusters must be at least 1, got 0'),
+        (dict(num_clusters=2.5), 'num_clusters must be an integer of at least 1, got 2.5'),
+        (dict(num_clusters=0), 'num_clusters must be an integer of at least 1, got 0'),
         (
             dict(backend='flash'),
             "backend must be one of auto, reference, sdpa, triton, got 'flash'",
