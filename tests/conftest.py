@@ -1,8 +1,4 @@
 import os
-import socket
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -43,24 +39,3 @@ def coco128() -> Path:
     if not path.is_dir():
         pytest.skip(f'{path} is not here')
     return path
-
-
-@pytest.fixture(scope='session')
-def run_in_two_processes() -> Callable[..., None]:
-    """Runs ``tools/dist_*.sh`` from the repository's root, with arguments and environment."""
-
-    def run(script: str, *arguments: str | Path, **environment: str) -> None:
-        with socket.socket() as free:
-            free.bind(('127.0.0.1', 0))
-            port = free.getsockname()[1]
-        settings = dict(PYTHON=sys.executable, PORT=str(port), OMP_NUM_THREADS='1')
-        done = subprocess.run(
-            [f'tools/{script}', *arguments],
-            cwd=ROOT,
-            env=os.environ | settings | environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr[-4000:]
-
-    return run

@@ -129,7 +129,7 @@ def set_resume(cfg: Config, resume: str | None) -> None:
 
 
 def set_crash_safety(cfg: Config) -> None:
-    """Write checkpoints atomically, and let an epoch be resumed in its middle."""
+    """Write checkpoints atomically, and let FSDP and an epoch in its middle be resumed."""
     hook = cfg.get('default_hooks', {}).get('checkpoint', dict(type='CheckpointHook'))
     if hook and hook['type'] == 'CheckpointHook':
         cfg.merge_from_dict({'default_hooks.checkpoint.type': 'AtomicCheckpointHook'})
@@ -137,6 +137,8 @@ def set_crash_safety(cfg: Config) -> None:
     if loop.get('type') == 'EpochBasedTrainLoop' or loop.get('by_epoch'):
         loop.type = 'ResumableEpochLoop'
         loop.pop('by_epoch', None)
+    if cfg.get('strategy', {}).get('type') == 'FSDPStrategy':
+        cfg.strategy.type = 'ResumableFSDPStrategy'
 
 
 def set_visualization(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
@@ -187,7 +189,7 @@ def adapt_to_cpu(cfg: Config) -> None:
         find_unused_parameters=cfg.get('find_unused_parameters', False),
     )
     cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
-    if cfg.get('strategy', {}).get('type') == 'FSDPStrategy':
+    if cfg.get('strategy', {}).get('type') in ('FSDPStrategy', 'ResumableFSDPStrategy'):
         _adapt_fsdp_to_cpu(cfg.strategy)
     _replace_sync_batch_norm(cfg.model)
 

@@ -1,5 +1,10 @@
 """Checkpoints of two processes are those of one on the joined batch, and outlive one of them."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -8,6 +13,7 @@ from mmsecvit.checkpoints import read_checkpoint, read_state_dict
 
 from .conftest import read_losses
 
+TRAIN = Path(__file__).parents[2] / 'tools' / 'train.py'
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason='is about machines without a GPU'
 )
@@ -16,7 +22,10 @@ STEADY = """
 _base_ = './epochs.py'
 model = dict(drop_path_rate=0.0, norm_eval=True)
 train_dataloader = dict(dataset=dict(flip=False))
-optim_wrapper = dict(optimizer=dict(_delete_=True, type='SGD', lr=0.1, momentum=0.9))
+optim_wrapper = dict(
+    optimizer=dict(_delete_=True, type='SGD', lr=0.1, momentum=0.9, weight_decay=0.05),
+    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
+)
 param_scheduler = None
 """
 FSDP = """
@@ -27,6 +36,7 @@ strategy = dict(
     model_wrapper=dict(type='MMFullyShardedDataParallel', use_orig_params=True),
     state_dict_cfg='full',
 )
+custom_hooks = [dict(type='DyingHook', step=4)]
 """
 AVERAGING = """
 _base_ = './steady.py'
@@ -50,6 +60,19 @@ def configs(jobs):
         (jobs / f'{name}.py').write_text(text)
 
 
+def train_in_two_processes(config, work_dir):
+    """Train under torchrun, which starts both processes anew once if one dies."""
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
+    done = subprocess.run(
+        [*torchrun, '--nproc-per-node=2', '--max-restarts=1', TRAIN, config]
+        + ['--launcher', 'pytorch', '--work-dir', work_dir, '--resume'],
+        env=os.environ | dict(TORCH_DISABLE_SHARE_RDZV_TCP_STORE='1', OMP_NUM_THREADS='1'),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
 def train_alone(config, work_dir, batch_size, **options):
     """Train in one process, on what is a batch of several."""
     options['train_dataloader.batch_size'] = batch_size
@@ -61,9 +84,10 @@ def assert_same_weights(first, second):
     torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-5)
 
 
-def test_fsdp_trains_and_saves_what_one_process_does(tmp_path, jobs, run_in_two_processes):
+def test_fsdp_trains_saves_and_resumes_as_one_process_trains(tmp_path, jobs):
     sharded, alone = tmp_path / 'sharded', tmp_path / 'alone'
-    run_in_two_processes('dist_train.sh', jobs / 'fsdp.py', '2', '--work-dir', sharded)
+    # One dies in the last of three epochs.
+    train_in_two_processes(jobs / 'fsdp.py', sharded)
     last = train_alone(jobs / 'steady.py', alone, batch_size=6)
 
     losses = [read_losses(sharded, rank) for rank in range(2)]
@@ -81,11 +105,9 @@ def test_fsdp_trains_and_saves_what_one_process_does(tmp_path, jobs, run_in_two_
     assert found == pytest.approx(expected, rel=1e-5)
 
 
-def test_averages_and_accumulated_gradients_are_those_of_one_process(
-    tmp_path, jobs, run_in_two_processes
-):
+def test_averages_and_accumulated_gradients_are_those_of_one_process(tmp_path, jobs):
     together = tmp_path / 'together'
-    run_in_two_processes('dist_train.sh', jobs / 'averaging.py', '2', '--work-dir', together)
+    train_in_two_processes(jobs / 'averaging.py', together)
     found = read_checkpoint(together / 'epoch_3.pth')
     last = train_alone(jobs / 'averaging.py', tmp_path / 'alone', batch_size=6)
     expected = read_checkpoint(last)
@@ -102,16 +124,8 @@ def test_averages_and_accumulated_gradients_are_those_of_one_process(
     assert_same_weights(trained, read_state_dict(whole))
 
 
-def test_torchrun_restarts_a_job_of_which_one_process_died(tmp_path, jobs, run_in_two_processes):
-    run_in_two_processes(
-        'dist_train.sh',
-        jobs / 'dying.py',
-        '2',
-        '--work-dir',
-        tmp_path,
-        '--resume',
-        PET_MAX_RESTARTS='1',
-    )
+def test_torchrun_restarts_a_job_of_which_one_process_died(tmp_path, jobs):
+    train_in_two_processes(jobs / 'dying.py', tmp_path)
     for rank in range(2):
         losses = (tmp_path / f'losses_{rank}.txt').read_text().splitlines()
         steps = [int(line.split()[0]) for line in losses]

@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+import socket
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -15,6 +16,12 @@ from mmsecvit.checkpoints import read_checkpoint, read_state_dict
 from .conftest import CONFIG
 
 ROOT = CONFIG.parents[1]
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
 
 
 def read_log(work_dir):
@@ -127,8 +134,21 @@ def test_options_that_need_a_gpu_say_so(tmp_path, digit_options):
         engine.train(CONFIG, work_dir=str(tmp_path), launcher='slurm', cfg_options=digit_options)
 
 
+def run_in_two_processes(script, *arguments):
+    """Run a launcher from the repository's root."""
+    environment = os.environ | {
+        'PYTHON': sys.executable,
+        'PORT': str(free_port()),
+        'OMP_NUM_THREADS': '1',
+    }
+    done = subprocess.run(
+        [f'tools/{script}', *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason='is about machines without a GPU')
-def test_two_processes_train_together_without_a_gpu(tmp_path, digit_options, run_in_two_processes):
+def test_two_processes_train_together_without_a_gpu(tmp_path, digit_options):
     options = [f'{key}={value}' for key, value in digit_options.items()]
     run_in_two_processes(
         'dist_train.sh', CONFIG, '2', '--work-dir', tmp_path, '--cfg-options', *options
@@ -140,7 +160,7 @@ def test_two_processes_train_together_without_a_gpu(tmp_path, digit_options, run
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='is about machines without a GPU')
-def test_two_processes_find_what_one_does(tmp_path, trained, digit_options, run_in_two_processes):
+def test_two_processes_find_what_one_does(tmp_path, trained, digit_options):
     out = tmp_path / 'predictions.pkl'
     options = [f'{key}={value}' for key, value in digit_options.items()]
     arguments = [CONFIG, trained / 'iter_2.pth', '2', '--work-dir', tmp_path, '--out', out]
