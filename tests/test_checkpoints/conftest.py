@@ -62,7 +62,7 @@ class Score(BaseMetric):
 
 @HOOKS.register_module(force=True)
 class LossHook(Hook):
-    '''Writes a process's losses into one file; mmengine has a log for each second that a run begins.'''
+    '''Writes losses into a file a process; mmengine has a log for each second that a run begins.'''
 
     priority = 'HIGH'
 

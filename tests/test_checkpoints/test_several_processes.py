@@ -14,9 +14,7 @@ from mmsecvit.checkpoints import read_checkpoint, read_state_dict
 from .conftest import read_losses
 
 TRAIN = Path(__file__).parents[2] / 'tools' / 'train.py'
-pytestmark = pytest.mark.skipif(
-    torch.cuda.is_available(), reason='is about machines without a GPU'
-)
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason='is about machines without a GPU')
 # Nothing in it depends on which process an image goes to.
 STEADY = """
 _base_ = './epochs.py'
