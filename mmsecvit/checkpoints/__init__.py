@@ -14,7 +14,12 @@ from .loading import (
     trust_checkpoints,
 )
 from .released import from_released, is_released, to_released
-from .resuming import InterruptionHook, ResumableEpochLoop, StepSeedHook
+from .resuming import (
+    InterruptionHook,
+    ResumableEpochLoop,
+    ResumableFSDPStrategy,
+    StepSeedHook,
+)
 from .saving import AtomicCheckpointHook, find_last_checkpoint
 
 __all__ = [
@@ -22,6 +27,7 @@ __all__ = [
     'CheckpointError',
     'InterruptionHook',
     'ResumableEpochLoop',
+    'ResumableFSDPStrategy',
     'StepSeedHook',
     'add_trust_option',
     'check_fit',

@@ -10,10 +10,12 @@ from types import FrameType
 
 import numpy as np
 import torch
+from mmengine._strategy import FSDPStrategy
 from mmengine.dist import all_reduce, get_rank, get_world_size
 from mmengine.hooks import EMAHook, Hook
-from mmengine.registry import LOOPS
+from mmengine.registry import LOOPS, STRATEGIES
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from .saving import ATOMIC, LAST_CHECKPOINT, AtomicBackend
 
@@ -43,6 +45,20 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
             super().run_iter(idx, data_batch)
         else:
             seed_step(self.runner, self._iter, DATA)
+
+
+@STRATEGIES.register_module()
+class ResumableFSDPStrategy(FSDPStrategy):
+    """mmengine's strategy for FSDP, which can load the state of the optimizer too.
+
+    mmengine hands torch that state in the order of torch 2.0, which later releases take amiss.
+    """
+
+    def load_optim_state_dict(self, state_dict: dict) -> None:
+        state = FullyShardedDataParallel.optim_state_dict_to_load(
+            model=self.model, optim=self.optim_wrapper.optimizer, optim_state_dict=state_dict
+        )
+        self.optim_wrapper.load_state_dict(state)
 
 
 class InterruptionHook(Hook):

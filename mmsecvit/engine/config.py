@@ -129,7 +129,7 @@ def set_resume(cfg: Config, resume: str | None) -> None:
 
 
 def set_crash_safety(cfg: Config) -> None:
-    """Write checkpoints atomically, and let an epoch be resumed in its middle."""
+    """Write checkpoints atomically, and let FSDP and an epoch in its middle be resumed."""
     hook = cfg.get('default_hooks', {}).get('checkpoint', dict(type='CheckpointHook'))
     if hook and hook['type'] == 'CheckpointHook':
         cfg.merge_from_dict({'default_hooks.checkpoint.type': 'AtomicCheckpointHook'})
@@ -137,6 +137,8 @@ def set_crash_safety(cfg: Config) -> None:
     if loop.get('type') == 'EpochBasedTrainLoop' or loop.get('by_epoch'):
         loop.type = 'ResumableEpochLoop'
         loop.pop('by_epoch', None)
+    if cfg.get('strategy', {}).get('type') == 'FSDPStrategy':
+        cfg.strategy.type = 'ResumableFSDPStrategy'
 
 
 def set_visualization(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
@@ -179,7 +181,7 @@ def check_operators(cfg: Config) -> None:
 
 
 def adapt_to_cpu(cfg: Config) -> None:
-    """Replace what exists on accelerators only: NCCL, DDP's device ids, synchronised BN."""
+    """Replace what exists on accelerators only: NCCL, device ids, synchronised batch norms."""
     cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
     wrapper = cfg.get('model_wrapper_cfg') or dict(
         type='MMDistributedDataParallel',
@@ -187,7 +189,22 @@ def adapt_to_cpu(cfg: Config) -> None:
         find_unused_parameters=cfg.get('find_unused_parameters', False),
     )
     cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
+    if cfg.get('strategy', {}).get('type') in ('FSDPStrategy', 'ResumableFSDPStrategy'):
+        _adapt_fsdp_to_cpu(cfg.strategy)
     _replace_sync_batch_norm(cfg.model)
+
+
+def _adapt_fsdp_to_cpu(strategy: ConfigDict) -> None:
+    strategy.model_wrapper = dict(strategy.get('model_wrapper') or {}, device_id='cpu')
+    if strategy.get('state_dict_cfg') == 'full':
+        # What mmengine makes of it moves weights to the CPU and frees them where they were, which
+        # is where they are.
+        kept = dict(rank0_only=True, offload_to_cpu=False)
+        strategy.state_dict_cfg = dict(
+            state_dict_type='FULL_STATE_DICT',
+            state_dict_config=dict(type='FullStateDictConfig', **kept),
+            optim_state_dict_config=dict(type='FullOptimStateDictConfig', **kept),
+        )
 
 
 def _replace_sync_batch_norm(node: ConfigDict | list | tuple) -> None:

@@ -145,6 +145,7 @@ def test(
         raise FileExistsError(f'out must be a new file, but {out} exists')
     cfg = load_config(config, work_dir, launcher, cfg_options)
     cfg.load_from = checkpoint
+    cfg.pop('runner_type', None)  # FlexibleRunner's strategies are for training
     if show or show_dir:
         set_visualization(cfg, show, show_dir, wait_time)
     check_data(cfg, ('test',))

@@ -37,10 +37,11 @@ class Noise(torch.utils.data.Dataset):
 
 @MODELS.register_module(force=True)
 class Classifier(BaseModel):
-    def __init__(self):
+    def __init__(self, drop_path_rate=0.5, **options):
         super().__init__()
         arch = dict(embed_dims=(16, 16, 32, 32), depths=(1,) * 4, num_heads=(1, 2, 2, 4))
-        self.backbone = SecViT(arch, 'released', drop_path_rate=0.5, out_indices=(3,))
+        options = dict(options, drop_path_rate=drop_path_rate, out_indices=(3,))
+        self.backbone = SecViT(arch, 'released', **options)
         self.fc = nn.Linear(32, 3)
 
     def forward(self, inputs, labels, mode='tensor'):
@@ -61,12 +62,12 @@ class Score(BaseMetric):
 
 @HOOKS.register_module(force=True)
 class LossHook(Hook):
-    '''Writes losses into one file, where mmengine has a log for each second that a run begins.'''
+    '''Writes losses into a file a process; mmengine has a log for each second that a run begins.'''
 
     priority = 'HIGH'
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        with open(f'{runner.work_dir}/losses.txt', 'a') as file:
+        with open(f'{runner.work_dir}/losses_{runner.rank}.txt', 'a') as file:
             print(runner.iter + 1, outputs['loss'].item(), file=file)
 
 
@@ -82,6 +83,21 @@ class SignalHook(Hook):
                 (os.killpg if group else os.kill)(0 if group else os.getpid(), signum)
 
         setattr(self, when, send)
+
+
+@HOOKS.register_module(force=True)
+class DyingHook(Hook):
+    '''Kills the second process of a job that torchrun has not restarted yet.'''
+
+    priority = 'LOW'
+
+    def __init__(self, step):
+        self.step = step
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        first = os.environ['TORCHELASTIC_RESTART_COUNT'] == '0'
+        if runner.rank == 1 and runner.iter == self.step and first:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 @HOOKS.register_module(force=True)
@@ -109,10 +125,10 @@ loader = dict(
     dataset=dict(type='Noise'),
     sampler=dict(type='DefaultSampler', shuffle=True),
 )
-train_dataloader = val_dataloader = loader
-val_evaluator = dict(type='Score')
+train_dataloader = val_dataloader = test_dataloader = loader
+val_evaluator = test_evaluator = dict(type='Score')
 train_cfg = dict(by_epoch=True, max_epochs=3)
-val_cfg = dict()
+val_cfg = test_cfg = dict()
 optim_wrapper = dict(optimizer=dict(type='AdamW', lr=1e-2))
 param_scheduler = dict(type='CosineAnnealingLR', by_epoch=False, T_max=12)
 default_hooks = dict(
@@ -146,7 +162,7 @@ def jobs(tmp_path_factory) -> Path:
     patch.undo()
 
 
-def read_losses(work_dir: Path) -> dict[int, float]:
-    """Losses by step; where a resumed run repeats steps, the last counts."""
-    lines = (work_dir / 'losses.txt').read_text().splitlines()
+def read_losses(work_dir: Path, rank: int = 0) -> dict[int, float]:
+    """Losses of a process by step; where a resumed run repeats steps, the last counts."""
+    lines = (work_dir / f'losses_{rank}.txt').read_text().splitlines()
     return {int(step): float(loss) for step, loss in map(str.split, lines)}

@@ -1,0 +1,135 @@
+"""Checkpoints of two processes are those of one on the joined batch, and outlive one of them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmsecvit import engine
+from mmsecvit.checkpoints import read_checkpoint, read_state_dict
+
+from .conftest import read_losses
+
+TRAIN = Path(__file__).parents[2] / 'tools' / 'train.py'
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason='is about machines without a GPU')
+# Nothing in it depends on which process an image goes to.
+STEADY = """
+_base_ = './epochs.py'
+model = dict(drop_path_rate=0.0, norm_eval=True)
+train_dataloader = dict(dataset=dict(flip=False))
+optim_wrapper = dict(
+    optimizer=dict(_delete_=True, type='SGD', lr=0.1, momentum=0.9, weight_decay=0.05),
+    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
+)
+param_scheduler = None
+"""
+FSDP = """
+_base_ = './steady.py'
+runner_type = 'FlexibleRunner'
+strategy = dict(
+    type='FSDPStrategy',
+    model_wrapper=dict(type='MMFullyShardedDataParallel', use_orig_params=True),
+    state_dict_cfg='full',
+)
+custom_hooks = [dict(type='DyingHook', step=4)]
+"""
+AVERAGING = """
+_base_ = './steady.py'
+optim_wrapper = dict(accumulative_counts=2)
+custom_hooks = [dict(type='EMAHook', momentum=0.2)]
+"""
+DYING = """
+_base_ = './epochs.py'
+model = dict(norm_cfg=dict(type='SyncBN'))
+train_cfg = dict(max_epochs=4)
+train_dataloader = dict(batch_size=2)
+default_hooks = dict(checkpoint=dict(interval=2))
+custom_hooks = [dict(type='DyingHook', step=10)]
+"""
+
+
+@pytest.fixture(scope='module', autouse=True)
+def configs(jobs):
+    texts = dict(steady=STEADY, fsdp=FSDP, averaging=AVERAGING, dying=DYING)
+    for name, text in texts.items():
+        (jobs / f'{name}.py').write_text(text)
+
+
+def train_in_two_processes(config, work_dir):
+    """Train under torchrun, which starts both processes anew once if one dies."""
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
+    done = subprocess.run(
+        [*torchrun, '--nproc-per-node=2', '--max-restarts=1', TRAIN, config]
+        + ['--launcher', 'pytorch', '--work-dir', work_dir, '--resume'],
+        env=os.environ | dict(TORCH_DISABLE_SHARE_RDZV_TCP_STORE='1', OMP_NUM_THREADS='1'),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def train_alone(config, work_dir, batch_size, **options):
+    """Train in one process, on what is a batch of several."""
+    options['train_dataloader.batch_size'] = batch_size
+    engine.train(config, work_dir=str(work_dir), cfg_options=options)
+    return work_dir / 'epoch_3.pth'
+
+
+def assert_same_weights(first, second):
+    torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-5)
+
+
+def test_fsdp_trains_saves_and_resumes_as_one_process_trains(tmp_path, jobs):
+    sharded, alone = tmp_path / 'sharded', tmp_path / 'alone'
+    # One dies in the last of three epochs.
+    train_in_two_processes(jobs / 'fsdp.py', sharded)
+    last = train_alone(jobs / 'steady.py', alone, batch_size=6)
+
+    losses = [read_losses(sharded, rank) for rank in range(2)]
+    means = {step: (loss + losses[1][step]) / 2 for step, loss in losses[0].items()}
+    assert means == pytest.approx(read_losses(alone), rel=1e-5)
+    assert_same_weights(read_state_dict(sharded / 'epoch_3.pth'), read_state_dict(last))
+    # The config that was trained with; testing has no use for shards.
+    found, expected = (
+        engine.test(config, str(checkpoint), work_dir=str(tmp_path / 'test'))
+        for config, checkpoint in (
+            (jobs / 'fsdp.py', sharded / 'epoch_3.pth'),
+            (jobs / 'steady.py', last),
+        )
+    )
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_averages_and_accumulated_gradients_are_those_of_one_process(tmp_path, jobs):
+    together = tmp_path / 'together'
+    train_in_two_processes(jobs / 'averaging.py', together)
+    found = read_checkpoint(together / 'epoch_3.pth')
+    last = train_alone(jobs / 'averaging.py', tmp_path / 'alone', batch_size=6)
+    expected = read_checkpoint(last)
+    assert_same_weights(found['state_dict'], expected['state_dict'])
+    assert_same_weights(found['ema_state_dict'], expected['ema_state_dict'])
+    # mmengine keeps the averages under `state_dict`, and what is trained under the other name.
+    trained = {
+        key.removeprefix('module.'): weight
+        for key, weight in found['ema_state_dict'].items()
+        if key != 'steps'
+    }
+    # One step on 12 images is two accumulated ones of 3 in each of two processes.
+    whole = train_alone(jobs / 'steady.py', tmp_path / 'whole', batch_size=12)
+    assert_same_weights(trained, read_state_dict(whole))
+
+
+def test_torchrun_restarts_a_job_of_which_one_process_died(tmp_path, jobs):
+    train_in_two_processes(jobs / 'dying.py', tmp_path)
+    for rank in range(2):
+        losses = (tmp_path / f'losses_{rank}.txt').read_text().splitlines()
+        steps = [int(line.split()[0]) for line in losses]
+        # Killed after step 11, gone on with from the checkpoint of step 6.
+        assert steps == [*range(1, 12), *range(7, 13)]
+        # Steps that were repeated have the losses that they had before, bit by bit.
+        assert losses[11:16] == losses[6:11]
+    assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'epoch_4.pth')
+    assert read_checkpoint(tmp_path / 'epoch_4.pth')['meta']['iter'] == 12
