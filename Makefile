@@ -7,14 +7,15 @@ export STACK VENV
 DEMO_CONFIG := configs/mask_rcnn_secvit_digits.py
 DEMO_DIR := work_dirs/demo
 
-.PHONY: help env demo test lint docs
+.PHONY: help env demo test coverage lint docs
 
 help:
-	@echo 'make demo   train a small Mask R-CNN with SecViT on scenes of handwritten digits, evaluate it, draw what it sees'
-	@echo 'make test   run the tests'
-	@echo 'make lint   run the linters'
-	@echo 'make docs   build the documentation into site/'
-	@echo 'make env    build the environment that the others use, and call by themselves'
+	@echo 'make demo       train a small Mask R-CNN with SecViT on scenes of handwritten digits, evaluate it, draw what it sees'
+	@echo 'make test       run the tests'
+	@echo 'make coverage   run them, and name the lines of mmsecvit/ that none of them runs'
+	@echo 'make lint       run the linters'
+	@echo 'make docs       build the documentation into site/'
+	@echo 'make env        build the environment that the others use, and call by themselves'
 	@echo
 	@echo 'STACK=onedl|openmmlab   which builds of the OpenMMLab toolboxes (now: $(STACK))'
 	@echo 'VENV=DIR                where the environment goes (now: $(VENV))'
@@ -51,6 +52,10 @@ demo: env
 test: env
 	@$(choose_device); \
 	$(PY) -m pytest
+
+coverage: env
+	@$(choose_device); \
+	$(PY) -m pytest --cov --cov-report=term-missing:skip-covered --cov-fail-under=95
 
 lint: env
 	@PATH="$(abspath $(VENV))/bin:$$PATH" pre-commit run --all-files

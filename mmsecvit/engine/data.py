@@ -3,10 +3,13 @@
 import json
 import mmap
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS
+from PIL import UnidentifiedImageError
 
 CATEGORIES = b'"categories"'
 LONGEST_LIST = 1 << 24  # bytes: sixteen times LVIS's 1,203 categories
@@ -48,6 +51,41 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
             index = f'.{i}' if isinstance(evaluator, list) else ''
             if _is_local(metric, metric.get('ann_file')):
                 _must_exist(f'{split}_evaluator{index}.ann_file', metric.ann_file)
+
+
+@contextmanager
+def naming_empty_files(cfg: Config, splits: tuple[str, ...]) -> Iterator[None]:
+    """Raise a ValueError with the names of empty files if one is met among the images.
+
+    The toolboxes name every other image that they cannot read, but what decodes an empty one
+    (OpenCV, for segmentation maps Pillow) sees no name. Only then are the data sets' folders
+    searched: to look at each file beforehand takes minutes where there are a million.
+
+    Args:
+        cfg: Config of a whole experiment.
+        splits: Which of ``train``, ``val`` and ``test`` are read.
+    """
+    try:
+        yield
+    except (cv2.error, UnidentifiedImageError) as error:
+        folders = set()
+        for split in splits:
+            loader = cfg.get(f'{split}_dataloader') or {}
+            for _, dataset in _find_datasets(loader, split):
+                folders.update(_find_image_folders(dataset))
+        files = (path for folder in folders for path in folder.rglob('*') if path.is_file())
+        empty = sorted({str(path) for path in files if not path.stat().st_size})
+        if not empty:
+            raise
+        raise ValueError(f'image files must not be empty, but these are: {_some(empty)}') from error
+
+
+def _find_image_folders(dataset: ConfigDict) -> Iterator[Path]:
+    root = dataset.get('data_root') or ''
+    prefixes = dataset.get('data_prefix') or dataset.get('split') or ''
+    for prefix in prefixes.values() if isinstance(prefixes, dict) else [prefixes]:
+        if (root or prefix) and _is_local(dataset, root or '.'):
+            yield Path(root, prefix)
 
 
 def _find_datasets(node: object, setting: str) -> Iterator[tuple[str, ConfigDict]]:

@@ -32,7 +32,7 @@ from .config import (
     set_visualization,
     starts_from_scratch,
 )
-from .data import check_data
+from .data import check_data, naming_empty_files
 from .summary import summarize
 
 
@@ -67,8 +67,8 @@ def train(
         The runner, after training.
 
     Raises:
-        ValueError: If an option does not fit the config or the machine, or the annotations do not
-            have the classes.
+        ValueError: If an option does not fit the config or the machine, the annotations do not
+            have the classes, or an image is an empty file.
         CheckpointError: If ``pretrained`` or ``resume`` is damaged, holds code or does not fit.
         FileNotFoundError: If ``pretrained``, ``resume`` or a part of the data does not exist.
         FileExistsError: If ``work_dir`` holds checkpoints and ``resume`` is not given.
@@ -100,7 +100,7 @@ def train(
             'The backbone trains from scratch: give it weights with --pretrained PATH, or go on '
             'with an earlier run with --resume.'
         )
-    with interruption.listening(runner):
+    with interruption.listening(runner), naming_empty_files(cfg, ('train', 'val')):
         runner.train()
     runner.logger.info(summarize(runner))
     return runner
@@ -134,7 +134,8 @@ def test(
         The metrics by name.
 
     Raises:
-        ValueError: If ``out`` is no pickle file, or the annotations do not have the classes.
+        ValueError: If ``out`` is no pickle file, the annotations do not have the classes, or an
+            image is an empty file.
         CheckpointError: If the checkpoint is damaged, holds code or is not of this model.
         FileNotFoundError: If there is no such checkpoint, or a part of the data does not exist.
         FileExistsError: If ``out`` exists.
@@ -158,7 +159,8 @@ def test(
         runner.test_evaluator.metrics.append(
             runner.build_evaluator(dict(type=metric, out_file_path=out)).metrics[0]
         )
-    return runner.test()
+    with naming_empty_files(cfg, ('test',)):
+        return runner.test()
 
 
 def check_weights(model: nn.Module, checkpoint: str, config: str | Path, part: str = '') -> None:

@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+import shutil
 import socket
 import subprocess
 import sys
@@ -35,7 +36,9 @@ def trained(tmp_path_factory, digit_options) -> Path:
     work_dir = tmp_path_factory.mktemp('trained')
     # Another module's runs keep the best checkpoint.
     options = digit_options | {'default_hooks.checkpoint.save_best': None}
-    engine.train(CONFIG, work_dir=str(work_dir), cfg_options=options)
+    options['default_hooks.logger.interval'] = 1
+    tensorboard = find_spec('tensorboard') is not None
+    engine.train(CONFIG, work_dir=str(work_dir), tensorboard=tensorboard, cfg_options=options)
     return work_dir
 
 
@@ -292,12 +295,48 @@ def test_inference_repeats_the_predictions_of_testing(tmp_path, trained, digits,
     assert (tmp_path / 'out' / 'vis' / f'{image.stem}.png').is_file()
 
 
-def test_tensorboard_is_one_option(tmp_path, digit_options):
-    once = digit_options | {'train_cfg.max_iters': 1, 'train_cfg.val_interval': 10}
-    if find_spec('tensorboard') is None:
-        with pytest.raises(ValueError, match='tensorboard needs the package of that name: pip'):
-            engine.train(CONFIG, work_dir=str(tmp_path), tensorboard=True, cfg_options=once)
-        return
-    engine.train(CONFIG, work_dir=str(tmp_path), tensorboard=True, cfg_options=once)
-    assert list(tmp_path.glob('*/vis_data/events.out.tfevents.*'))
-    assert read_log(tmp_path)
+def test_tensorboard_gets_what_the_log_gets(trained):
+    reader = pytest.importorskip(
+        'tensorboard.backend.event_processing.event_accumulator', reason='needs tensorboard'
+    )
+    (folder,) = trained.glob('*/vis_data')
+    events = reader.EventAccumulator(str(folder)).Reload()
+    lines = read_log(trained)
+    names = {name for line in lines for name in line if 'loss' in name or 'mAP' in name}
+    assert {'loss', 'loss_rpn_cls', 'loss_mask', 'coco/bbox_mAP'} < names
+    for name in names:
+        written = {event.step: event.value for event in events.Scalars(name)}
+        logged = {line['step']: line[name] for line in lines if name in line}
+        assert sorted(logged) == ([1, 2] if 'loss' in name else [2])
+        assert written == pytest.approx(logged, rel=1e-6)  # events are in float32
+
+
+def test_without_its_package_tensorboard_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'tensorboard', None)
+    with pytest.raises(ValueError, match='tensorboard needs the package of that name: pip install'):
+        engine.train(CONFIG, work_dir=str(tmp_path), tensorboard=True)
+
+
+def test_empty_images_end_a_run_with_their_names(tmp_path, trained, digits, digit_options):
+    scenes = tmp_path / 'scenes'
+    shutil.copytree(digits, scenes)
+    options = {
+        name: str(scenes) if name.endswith('data_root') else value
+        for name, value in digit_options.items()
+    }
+    for split in ('train', 'val'):
+        for image in (scenes / split).iterdir():
+            image.write_bytes(b'')
+    first, *_ = sorted((scenes / 'train').iterdir())
+    # The data sets of training are those of its validation too.
+    message = f"image files must not be empty, but these are: '{first}', .* and 15 more$"
+    with pytest.raises(ValueError, match=message):
+        engine.train(CONFIG, work_dir=str(tmp_path / 'train'), cfg_options=options)
+    names = ', '.join(f"'{image}'" for image in sorted((scenes / 'val').iterdir()))
+    with pytest.raises(ValueError, match=f'but these are: {names}$'):
+        engine.test(
+            CONFIG,
+            str(trained / 'iter_2.pth'),
+            work_dir=str(tmp_path / 'test'),
+            cfg_options=options,
+        )
