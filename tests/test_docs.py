@@ -153,7 +153,6 @@ def test_shell_commands_are_accepted_by_their_tools(page, accept, through_launch
                 accept(*command[1:])
 
 
-@pytest.mark.parametrize('page', PAGES[1:], ids=lambda page: page.name)
 def test_what_needs_data_weights_or_gpus_says_so(page):
     for script in blocks(page, 'shell'):
         assert script.lstrip().startswith(NEEDS) or not NEEDY.search(script)

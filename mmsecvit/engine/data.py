@@ -74,7 +74,8 @@ def naming_empty_files(cfg: Config, splits: tuple[str, ...]) -> Iterator[None]:
             for _, dataset in _find_datasets(loader, split):
                 folders.update(_find_image_folders(dataset))
         files = (path for folder in folders for path in folder.rglob('*') if path.is_file())
-        empty = sorted({str(path) for path in files if not path.stat().st_size})
+        images = (path for path in files if path.suffix.lower() in IMAGES)
+        empty = sorted({str(path) for path in images if not path.stat().st_size})
         if not empty:
             raise
         raise ValueError(f'image files must not be empty, but these are: {_some(empty)}') from error

@@ -12,6 +12,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from ..checkpoints import read_state_dict
+from ..layers import SECA
 from .config import adapt_to_cpu, set_pretrained
 from .run import check_weights
 
@@ -86,6 +87,7 @@ def export(
         raise ValueError(f'format onnx needs more packages: pip install {" ".join(missing)}')
     network = load_network(config, checkpoint)
     if dynamic:
+        _check_divisible(getattr(network, 'backbone', network))
         # Sizes of 0 and 1 are special cases to torch.export, and equal ones count as one.
         example = torch.rand(2, 3, 224, 256)
         height, width = torch.export.Dim('height'), torch.export.Dim('width')
@@ -126,6 +128,18 @@ def load_network(config: str | Path, checkpoint: str) -> nn.Module:
         network = MODELS.build(cfg.model.backbone)
         network.init_weights()
     return network.eval()
+
+
+def _check_divisible(backbone: nn.Module) -> None:
+    """Raise a ValueError unless the clusters of all multiples of 32x32 pixels have one size."""
+    for i, stage in enumerate(backbone.stages):
+        tokens = (8 >> i) ** 2
+        for attn in stage.modules():
+            if isinstance(attn, SECA) and tokens % attn.num_clusters:
+                raise ValueError(
+                    f'dynamic needs a num_clusters that divides the {tokens} tokens of 32x32 '
+                    f'pixels in stage {i + 1}, got {attn.num_clusters}'
+                )
 
 
 def load_exported(path: Path) -> Run:

@@ -4,7 +4,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..ops import kmeans_order, sec_attention, window_attention
+from ..ops import kmeans_order, sec_attention, semantic_order, window_attention
 from ..ops.attention import check_backend, check_num_clusters
 from .convolution import DepthwiseConv2d
 from .position import WindowBias
@@ -108,8 +108,14 @@ class SECA(GroupedAttention):
         self.num_clusters = num_clusters
         self.backend = backend
 
+    def order(self, k: Tensor) -> Tensor:
+        """Order each head's tokens by their keys, (B, heads, L, d), to (B, heads, L), int64."""
+        return semantic_order(k)
+
     def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        return sec_attention(q, k, v, self.num_clusters, backend=self.backend)
+        # One cluster needs no order.
+        order = self.order(k) if self.num_clusters > 1 else None
+        return sec_attention(q, k, v, self.num_clusters, order=order, backend=self.backend)
 
     def extra_repr(self) -> str:
         return (
@@ -120,9 +126,8 @@ class SECA(GroupedAttention):
 class KMeansAttention(SECA):
     """SECA whose clusters come from k-means, made equal in size (Figure 1); same arguments."""
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        order = kmeans_order(k, self.num_clusters)
-        return sec_attention(q, k, v, self.num_clusters, order=order, backend=self.backend)
+    def order(self, k: Tensor) -> Tensor:
+        return kmeans_order(k, self.num_clusters)
 
 
 class WindowAttention(GroupedAttention):

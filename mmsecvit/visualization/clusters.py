@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from ..layers import SECA
-from ..ops import cluster_bounds, semantic_order
+from ..ops import cluster_bounds
 from ..ops.clustering import invert_order
 
 GAP = 8  # pixels between panels
@@ -48,7 +48,7 @@ def record_ranks(
         The ranks by stage: empty at first, filled by each forward pass anew.
 
     Raises:
-        ValueError: If the backbone has no such stage or block.
+        ValueError: If the backbone has no such stage or block, or no clusters in a stage.
 
     Example:
         >>> backbone = SecViT('tiny').eval()
@@ -63,7 +63,7 @@ def record_ranks(
         with torch.no_grad():
             x, *rotary = inputs
             _, k, _ = attn.split_heads(attn.qkv(x), *rotary)
-            ranks = invert_order(semantic_order(k)).unflatten(-1, x.shape[1:3])
+            ranks = invert_order(attn.order(k)).unflatten(-1, x.shape[1:3])
         recorded[stage] = TokenRanks(ranks, attn.num_clusters)
 
     attentions = {stage: _find_attention(backbone, stage, block) for stage in stages}
@@ -184,6 +184,8 @@ def _find_attention(backbone: nn.Module, stage: int, block: int) -> SECA:
     if stage not in range(1, len(backbone.stages) + 1):
         raise ValueError(f'stages must be from 1 to {len(backbone.stages)}, got {stage}')
     attentions = [m for m in backbone.stages[stage - 1].modules() if isinstance(m, SECA)]
+    if not attentions:
+        raise ValueError(f'stages must be stages with clusters, got {stage}, which has none')
     if block not in range(-len(attentions), len(attentions)):
         raise ValueError(f'block must be below {len(attentions)} in stage {stage}, got {block}')
     return attentions[block]

@@ -27,6 +27,10 @@ class ClusterVisualizationHook(Hook):
         block: Which block of each stage, counted from 0. Defaults to -1, the last.
         heads: As in :func:`mmsecvit.visualization.cluster_maps`. Defaults to ``mean``.
 
+    Raises:
+        ValueError: If ``interval`` is no integer or below 1, ``heads`` is none of those, or, when
+            training begins, the backbone has no such stage or block.
+
     Example:
         >>> custom_hooks = [dict(type='ClusterVisualizationHook', interval=1000)]
     """
@@ -38,13 +42,20 @@ class ClusterVisualizationHook(Hook):
         block: int = -1,
         heads: str | int = 'mean',
     ) -> None:
-        if interval < 1:
-            raise ValueError(f'interval must be at least 1, got {interval}')
+        if not isinstance(interval, int) or interval < 1:
+            raise ValueError(f'interval must be an integer of at least 1, got {interval!r}')
+        if heads not in ('all', 'mean') and not (isinstance(heads, int) and heads >= 0):
+            raise ValueError(f"heads must be 'all', 'mean' or a head's number, got {heads!r}")
         self.interval = interval
         self.stages = stages
         self.block = block
         self.heads = heads
         self._recording = ExitStack()
+
+    def before_train(self, runner: Runner) -> None:
+        """Refuse what the backbone does not have before any training."""
+        with record_ranks(_backbone(runner), self.stages, self.block):
+            pass
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
@@ -52,11 +63,11 @@ class ClusterVisualizationHook(Hook):
         """Begin to record, if this iteration is to be drawn."""
         if not self.every_n_train_iters(runner, self.interval):
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        backbone = _backbone(runner)
         self._recorded = self._recording.enter_context(
-            record_ranks(model.backbone, self.stages, self.block)
+            record_ranks(backbone, self.stages, self.block)
         )
-        handle = model.backbone.register_forward_pre_hook(self._keep_image)
+        handle = backbone.register_forward_pre_hook(self._keep_image)
         self._recording.callback(handle.remove)
 
     def after_train_iter(
@@ -79,6 +90,11 @@ class ClusterVisualizationHook(Hook):
 
     def _keep_image(self, backbone: nn.Module, inputs: tuple[Tensor]) -> None:
         self._image = inputs[0][0].detach().float().permute(1, 2, 0).cpu().numpy()
+
+
+def _backbone(runner: Runner) -> nn.Module:
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    return model.backbone
 
 
 def image_normalization(cfg: Config) -> dict:

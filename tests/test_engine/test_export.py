@@ -50,16 +50,27 @@ def skip_without(format):
             pytest.importorskip(name)
 
 
-def test_one_dynamic_onnx_file_agrees_with_pytorch_at_every_size(tmp_path, files):
-    skip_without('onnx')
+@pytest.mark.parametrize(('format', 'suffix'), [('onnx', '.onnx'), ('torch_export', '.pt2')])
+def test_one_dynamic_file_agrees_with_pytorch_at_every_size(tmp_path, files, format, suffix):
+    skip_without(format)
     # Two stages: tracing symbolic sizes takes a while, and the others have nothing new.
     config, checkpoint = files('mmdet', (0, 1))
-    run = export(config, checkpoint, tmp_path / 'x.onnx', 'onnx', dynamic=True)
+    run = export(config, checkpoint, tmp_path / f'x{suffix}', format, dynamic=True)
     network = load_network(config, checkpoint)
     # With this seed no token is so near to a cluster's edge that rounding decides.
     torch.manual_seed(1)
     for shape in [(1, 3, 224, 224), (1, 3, 256, 320), (1, 3, 480, 640), (3, 3, 32, 96)]:
         assert compare(network, run, shape).difference <= 1e-4
+
+
+def test_clusters_of_two_sizes_are_refused_in_a_dynamic_file(tmp_path, files):
+    config, checkpoint = files('mmdet', (0, 1))
+    config.write_text(
+        config.read_text().replace('out_indices', 'num_clusters=(32, 5, 2, 1), out_indices')
+    )
+    message = 'dynamic needs a num_clusters that divides the 16 tokens .* in stage 2, got 5'
+    with pytest.raises(ValueError, match=message):
+        export(config, checkpoint, tmp_path / 'x.pt2', 'torch_export', dynamic=True)
 
 
 @pytest.mark.parametrize(('format', 'suffix'), [('onnx', '.onnx'), ('torch_export', '.pt2')])

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mmsecvit import SecViT
+from mmsecvit import SECFasterViT, SecViT
 from mmsecvit.engine import visualize_clusters
-from mmsecvit.ops import semantic_order
+from mmsecvit.ops import kmeans_order, semantic_order
 from mmsecvit.visualization import cluster_maps, draw_clusters, paint_clusters, record_ranks
 from mmsecvit.visualization.clusters import GAP, TokenRanks
 
@@ -132,6 +132,25 @@ def test_what_is_not_there_is_refused(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         visualize_clusters(tmp_path / 'image.png', tmp_path / 'out.png', **arguments)
     assert not (tmp_path / 'out.png').exists()
+
+
+def test_stages_without_clusters_are_refused():
+    message = 'stages must be stages with clusters, got 1, which has none'
+    with pytest.raises(ValueError, match=message), record_ranks(SECFasterViT('0')):
+        pass
+
+
+def test_clusters_of_k_means_are_those_of_k_means():
+    torch.manual_seed(0)
+    backbone = SecViT('tiny', attention='kmeans').eval()
+    attn = backbone.stages[0][-1].attn
+    seen = []
+    attn.qkv.register_forward_hook(lambda layer, inputs, output: seen.append(output))
+    with torch.no_grad(), record_ranks(backbone, stages=[1]) as recorded:
+        backbone(torch.randn(1, 3, 64, 96))
+    k = seen[0].view(1, 16 * 24, 3, 2, 32)[:, :, 1].transpose(1, 2)
+    order = recorded[1].ranks.flatten(2).argsort(-1)
+    assert torch.equal(order, kmeans_order(k, 32))
 
 
 def test_the_image_is_checked_first(tmp_path):

@@ -8,7 +8,7 @@ from mmengine.runner import Runner
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from mmsecvit import ClusterVisualizationHook, SecViT
+from mmsecvit import SecViT
 from mmsecvit.checkpoints import read_state_dict
 
 MEAN, STD = [100.0, 110.0, 120.0], [50.0, 60.0, 70.0]
@@ -66,6 +66,16 @@ def test_pictures_come_at_the_interval_and_training_is_the_same(tmp_path):
     assert not list((tmp_path / 'plain').rglob('*.png'))
 
 
-def test_interval_must_be_positive():
-    with pytest.raises(ValueError, match='interval must be at least 1, got 0'):
-        ClusterVisualizationHook(interval=0)
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(interval=0), 'interval must be an integer of at least 1, got 0'),
+        (dict(interval='5'), "interval must be an integer of at least 1, got '5'"),
+        (dict(heads='first'), "heads must be 'all', 'mean' or a head's number, got 'first'"),
+        (dict(stages=(5,)), 'stages must be from 1 to 4, got 5'),
+    ],
+)
+def test_bad_arguments_are_refused_before_training(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        train(tmp_path / 'refused', [dict(type='ClusterVisualizationHook', **arguments)])
+    assert not list(tmp_path.rglob('*.pth'))

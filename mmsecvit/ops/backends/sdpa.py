@@ -6,6 +6,9 @@ from torch import Tensor
 
 from ..clustering import invert_order, permute_rows
 
+# Blocks that CUDA takes in the dimension of a grid that torch's fused kernels use for the batch.
+LARGEST_CUDA_BATCH = 65535
+
 
 def sdpa_attention(
     q: Tensor, k: Tensor, v: Tensor, order: Tensor | None, num_clusters: int, scale: float
@@ -36,6 +39,8 @@ def sdpa_attention(
     head_dims = q.shape[-1]
     tokens_first = q.stride(1) < q.stride(2)
     groups = _rows_by_cluster_size(order, num_clusters, tokens_first)
+    if q.is_cuda:
+        groups = [part for group in groups for part in group.split(LARGEST_CUDA_BATCH)]
     rows = torch.cat([group.flatten() for group in groups])
     inverse = invert_order(rows)
     if tokens_first:
