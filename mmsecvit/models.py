@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger, print_log
 from mmengine.model import BaseModel
 
 from .checkpoints import check_fit, from_released, is_released, read_checkpoint, read_state_dict
@@ -139,7 +139,11 @@ def get_model(
     config = Config(dict(model=NETWORKS[name], test_dataloader=dict(dataset=IMAGENET)))
     model = build(config, **overrides)
     if weights is None:
+        logger = MMLogger.get_current_instance()
+        level = logger.level
+        logger.setLevel('WARNING')  # mmengine tells of each single weight
         model.init_weights()
+        logger.setLevel(level)
     else:
         changed = tuple(f'{part}.' for part in overrides if part != 'backbone')
         try:
