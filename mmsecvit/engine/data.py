@@ -57,7 +57,7 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
 def naming_empty_files(cfg: Config, splits: tuple[str, ...]) -> Iterator[None]:
     """Raise a ValueError with the names of empty files if one is met among the images.
 
-    The toolboxes name every other image that they cannot read, but what decodes an empty one
+    The toolboxes name other images that they cannot read, but what decodes an empty one
     (OpenCV, for segmentation maps Pillow) sees no name. Only then are the data sets' folders
     searched: to look at each file beforehand takes minutes where there are a million.
 

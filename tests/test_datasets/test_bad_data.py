@@ -3,11 +3,12 @@
 import json
 from pathlib import Path
 
+import cv2
 import mmcv
 import numpy as np
 import pytest
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
+from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import Runner
 
 from mmsecvit.engine.data import naming_empty_files
@@ -106,6 +107,28 @@ def test_an_unreadable_image_ends_training_with_its_name(loader, broken, num_wor
         for name, *_ in batches(loader):
             done.append(name)
     assert done == ['colour.jpg']
+
+
+def test_an_empty_segmentation_map_ends_training_with_its_name(tmp_path):
+    pytest.importorskip('mmseg')
+    for folder, name in (('images', 'street.jpg'), ('maps', 'street.png')):
+        mmcv.imwrite(np.zeros((64, 64, 3), np.uint8), str(tmp_path / folder / name))
+    (tmp_path / 'maps' / 'street.png').write_bytes(b'')
+    dataset = Config.fromfile(CONFIG.with_name('upernet_secvit_t_160k.py')).train_dataloader.dataset
+    dataset.data_root = str(tmp_path)
+    dataset.data_prefix = dict(img_path='images', seg_map_path='maps')
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        samples = DATASETS.build(dataset)
+    cfg = Config(dict(train_dataloader=dict(dataset=dataset)))
+    message = f"^image files must not be empty, but these are: '{tmp_path}/maps/street.png'$"
+    with pytest.raises(ValueError, match=message), naming_empty_files(cfg, ('train',)):
+        samples[0]
+
+
+def test_errors_that_are_not_about_empty_files_stay_as_they_are(loader):
+    cfg = Config(dict(train_dataloader=loader))
+    with pytest.raises(cv2.error, match='resize'), naming_empty_files(cfg, ('train',)):
+        mmcv.imresize(np.zeros((0, 0, 3), np.uint8), (8, 8))
 
 
 @pytest.mark.parametrize('broken', ['missing', 'empty'], indirect=True)
