@@ -1,6 +1,7 @@
 """Train and test: what tools/train.py and tools/test.py do."""
 
 import atexit
+import gc
 from pathlib import Path
 
 import torch
@@ -191,11 +192,17 @@ def _build_runner(cfg: Config) -> Runner:
         # mmengine's own initialisation asks CUDA for its devices, whatever the backend.
         if cfg.launcher == 'pytorch':
             torch.distributed.init_process_group('gloo')
-            # gloo's threads are not to outlive what they work on, whatever ends the run.
-            atexit.register(torch.distributed.destroy_process_group)
+            atexit.register(_leave_process_group)
         elif cfg.launcher != 'none':
             raise ValueError(
                 f"launcher {cfg.launcher!r} needs accelerators; on CPUs use 'pytorch', as "
                 'tools/dist_train.sh does'
             )
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def _leave_process_group() -> None:
+    """End gloo's threads, whatever ends the run: one that outlives Python may abort the process."""
+    # They end with the last reference to the group, and a model in a cycle has one.
+    gc.collect()
+    torch.distributed.destroy_process_group()

@@ -21,6 +21,14 @@ BACKBONES = {
 
 
 @pytest.fixture(autouse=True)
+def forgetful_compiler():
+    """One function is compiled for a handful of networks only, and all networks share forward."""
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.fixture(autouse=True)
 def micro_architectures(monkeypatch):
     micro = dict(MICRO, drop_path_rate=0.0)
     monkeypatch.setitem(sec_swin.ARCHITECTURES, 'micro', micro)

@@ -6,6 +6,7 @@ from mmengine.registry import DefaultScope
 # A classifier that trains in seconds: SecViT with one block a stage on noise, whose losses depend
 # on the order of the data, on augmentation and on stochastic depth.
 JOB = """
+import atexit
 import os
 import resource
 import signal
@@ -19,6 +20,13 @@ from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
 from torch import nn
 
 from mmsecvit import SecViT
+
+
+@atexit.register
+def write_threads():
+    names = [open(f'/proc/self/task/{t}/comm').read() for t in os.listdir('/proc/self/task')]
+    with open(os.environ.get('THREADS', os.devnull), 'a') as file:
+        file.writelines(names)
 
 
 @DATASETS.register_module(force=True)
