@@ -2,7 +2,8 @@
 
 from importlib import import_module
 
-# torch 2.1 brought `scale` to scaled_dot_product_attention; 0.10 and 2.0 are OpenMMLab 2.0's API.
+# The oldest that were tested (docs/reliability.md). torch 2.1 brought `scale` to
+# scaled_dot_product_attention; 0.10 and 2.0 are OpenMMLab 2.0's API.
 MINIMUM_VERSIONS = {'torch': '2.1', 'mmengine': '0.10', 'mmcv': '2.0', 'einops': '0.6'}
 
 

@@ -1,7 +1,14 @@
 import pytest
 from mmengine.config import Config
 
-from mmsecvit.engine.config import adapt_to_cpu, starts_from_scratch
+from mmsecvit.engine.config import (
+    adapt_to_cpu,
+    set_amp,
+    set_pretrained,
+    set_tensorboard,
+    set_visualization,
+    starts_from_scratch,
+)
 
 PRETRAINED = dict(type='Pretrained', checkpoint='weights.pth')
 NORMAL = dict(type='TruncNormal', layer='Linear', std=0.02)
@@ -35,3 +42,24 @@ def test_fsdp_stays_on_the_cpu_and_frees_nothing_there():
     assert kept.state_dict_type == 'FULL_STATE_DICT'
     assert not kept.state_dict_config.offload_to_cpu
     assert not kept.optim_state_dict_config.offload_to_cpu
+
+
+def test_amp_keeps_what_else_the_wrapper_does():
+    clip_grad = dict(max_norm=1.0)
+    cfg = Config(dict(optim_wrapper=dict(optimizer=dict(type='AdamW'), clip_grad=clip_grad)))
+    set_amp(cfg)
+    expected = dict(type='AmpOptimWrapper', loss_scale='dynamic', clip_grad=clip_grad)
+    assert cfg.optim_wrapper == expected | dict(optimizer=dict(type='AdamW'))
+    with pytest.raises(ValueError, match='got a config with ApexOptimWrapper'):
+        set_amp(Config(dict(optim_wrapper=dict(type='ApexOptimWrapper'))))
+
+
+def test_options_for_what_a_config_lacks_are_refused():
+    cfg = Config(dict(model=dict(type='GAN')))
+    with pytest.raises(ValueError, match='pretrained needs a model with a backbone, got a GAN'):
+        set_pretrained(cfg, 'weights.pth')
+    with pytest.raises(ValueError, match='need default_hooks.visualization in the config'):
+        set_visualization(cfg, show=True, show_dir=None, wait_time=1.0)
+    pytest.importorskip('tensorboard')
+    with pytest.raises(ValueError, match='tensorboard needs a visualizer in the config'):
+        set_tensorboard(cfg)
