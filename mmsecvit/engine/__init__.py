@@ -2,6 +2,7 @@
 
 from .cluster_picture import visualize_clusters
 from .conversion import convert_released
+from .images import verify_images
 from .inference import infer
 from .run import test, train
 
@@ -10,5 +11,6 @@ __all__ = [
     'infer',
     'test',
     'train',
+    'verify_images',
     'visualize_clusters',
 ]

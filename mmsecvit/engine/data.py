@@ -3,13 +3,10 @@
 import json
 import mmap
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import cv2
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS
-from PIL import UnidentifiedImageError
 
 CATEGORIES = b'"categories"'
 LONGEST_LIST = 1 << 24  # bytes: sixteen times LVIS's 1,203 categories
@@ -43,68 +40,32 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
     check = _check_class_folders if cfg.default_scope == 'mmpretrain' else _check_dataset
     for split in splits:
         loader = cfg.get(f'{split}_dataloader') or {}
-        for setting, dataset in _find_datasets(loader, f'{split}_dataloader'):
+        for setting, dataset in find_datasets(loader, f'{split}_dataloader'):
             check(setting, dataset)
             _check_heads(cfg.get('model') or {}, 'model', setting, dataset)
         evaluator = cfg.get(f'{split}_evaluator') or {}
         for i, metric in enumerate(evaluator if isinstance(evaluator, list) else [evaluator]):
             index = f'.{i}' if isinstance(evaluator, list) else ''
-            if _is_local(metric, metric.get('ann_file')):
+            if is_local(metric, metric.get('ann_file')):
                 _must_exist(f'{split}_evaluator{index}.ann_file', metric.ann_file)
 
 
-@contextmanager
-def naming_empty_files(cfg: Config, splits: tuple[str, ...]) -> Iterator[None]:
-    """Raise a ValueError with the names of empty files if one is met among the images.
-
-    The toolboxes name other images that they cannot read, but what decodes an empty one
-    (OpenCV, for segmentation maps Pillow) sees no name. Only then are the data sets' folders
-    searched: to look at each file beforehand takes minutes where there are a million.
-
-    Args:
-        cfg: Config of a whole experiment.
-        splits: Which of ``train``, ``val`` and ``test`` are read.
-    """
-    try:
-        yield
-    except (cv2.error, UnidentifiedImageError) as error:
-        folders = set()
-        for split in splits:
-            loader = cfg.get(f'{split}_dataloader') or {}
-            for _, dataset in _find_datasets(loader, split):
-                folders.update(_find_image_folders(dataset))
-        files = (path for folder in folders for path in folder.rglob('*') if path.is_file())
-        images = (path for path in files if path.suffix.lower() in IMAGES)
-        empty = sorted({str(path) for path in images if not path.stat().st_size})
-        if not empty:
-            raise
-        raise ValueError(f'image files must not be empty, but these are: {_some(empty)}') from error
-
-
-def _find_image_folders(dataset: ConfigDict) -> Iterator[Path]:
-    root = dataset.get('data_root') or ''
-    prefixes = dataset.get('data_prefix') or dataset.get('split') or ''
-    for prefix in prefixes.values() if isinstance(prefixes, dict) else [prefixes]:
-        if (root or prefix) and _is_local(dataset, root or '.'):
-            yield Path(root, prefix)
-
-
-def _find_datasets(node: object, setting: str) -> Iterator[tuple[str, ConfigDict]]:
+def find_datasets(node: object, setting: str) -> Iterator[tuple[str, ConfigDict]]:
     """Find the data sets with files, which may lie inside others that repeat or join them."""
     if isinstance(node, dict):
         if not node.keys().isdisjoint(('ann_file', 'data_prefix', 'data_root')):
             yield setting, node
             return
         for name, child in node.items():
-            yield from _find_datasets(child, f'{setting}.{name}')
+            yield from find_datasets(child, f'{setting}.{name}')
     elif isinstance(node, (list, tuple)):
         for i, child in enumerate(node):
-            yield from _find_datasets(child, f'{setting}.{i}')
+            yield from find_datasets(child, f'{setting}.{i}')
 
 
 def _check_dataset(setting: str, dataset: ConfigDict) -> None:
     root = dataset.get('data_root') or ''
-    if not _is_local(dataset, root or '.'):
+    if not is_local(dataset, root or '.'):
         return
     if root:
         _must_exist(f'{setting}.data_root', root)
@@ -124,7 +85,7 @@ def _check_dataset(setting: str, dataset: ConfigDict) -> None:
 def _check_class_folders(setting: str, dataset: ConfigDict) -> None:
     root, split = dataset.get('data_root') or '', dataset.get('split') or ''
     known = dataset.type.removeprefix('mmpretrain.') in CLASS_FOLDERS
-    if not known or not _is_local(dataset, root or '.'):
+    if not known or not is_local(dataset, root or '.'):
         return
     if root:
         _must_exist(f'{setting}.data_root', root)
@@ -175,11 +136,12 @@ def _check_classes(setting: str, ann_file: Path, classes: tuple[str, ...]) -> No
     if missing:
         raise ValueError(
             f'{setting}.metainfo.classes must be among the categories of {ann_file}, which are '
-            f'{_some(names)}; got {_some(missing)} besides'
+            f'{some(names)}; got {some(missing)} besides'
         )
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """List names for a message, five at most."""
     listed = ', '.join(map(repr, names[:5]))
     return listed if len(names) <= 5 else f'{listed} and {len(names) - 5} more'
 
@@ -202,7 +164,8 @@ def _read_class_names(ann_file: Path) -> list[str]:
         ) from error
 
 
-def _is_local(node: ConfigDict, path: str | None) -> bool:
+def is_local(node: ConfigDict, path: str | None) -> bool:
+    """Whether a setting of a data set or a metric is a path on local disks."""
     return bool(path) and '://' not in path and not node.get('backend_args')
 
 

@@ -33,7 +33,8 @@ from .config import (
     set_visualization,
     starts_from_scratch,
 )
-from .data import check_data, naming_empty_files
+from .data import check_data
+from .images import naming_damaged_images
 from .summary import summarize
 
 
@@ -69,7 +70,7 @@ def train(
 
     Raises:
         ValueError: If an option does not fit the config or the machine, the annotations do not
-            have the classes, or an image is an empty file.
+            have the classes, or an image cannot be read.
         CheckpointError: If ``pretrained`` or ``resume`` is damaged, holds code or does not fit.
         FileNotFoundError: If ``pretrained``, ``resume`` or a part of the data does not exist.
         FileExistsError: If ``work_dir`` holds checkpoints and ``resume`` is not given.
@@ -101,7 +102,7 @@ def train(
             'The backbone trains from scratch: give it weights with --pretrained PATH, or go on '
             'with an earlier run with --resume.'
         )
-    with interruption.listening(runner), naming_empty_files(cfg, ('train', 'val')):
+    with interruption.listening(runner), naming_damaged_images(cfg, ('train', 'val')):
         runner.train()
     runner.logger.info(summarize(runner))
     return runner
@@ -136,7 +137,7 @@ def test(
 
     Raises:
         ValueError: If ``out`` is no pickle file, the annotations do not have the classes, or an
-            image is an empty file.
+            image cannot be read.
         CheckpointError: If the checkpoint is damaged, holds code or is not of this model.
         FileNotFoundError: If there is no such checkpoint, or a part of the data does not exist.
         FileExistsError: If ``out`` exists.
@@ -160,7 +161,7 @@ def test(
         runner.test_evaluator.metrics.append(
             runner.build_evaluator(dict(type=metric, out_file_path=out)).metrics[0]
         )
-    with naming_empty_files(cfg, ('test',)):
+    with naming_damaged_images(cfg, ('test',)):
         return runner.test()
 
 

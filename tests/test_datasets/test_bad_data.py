@@ -8,10 +8,10 @@ import mmcv
 import numpy as np
 import pytest
 from mmengine.config import Config
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
-from mmsecvit.engine.data import naming_empty_files
+from mmsecvit.engine.images import naming_damaged_images
 
 pytest.importorskip('mmdet')
 CONFIG = Path(__file__).parents[2] / 'configs' / 'retinanet_secvit_t_1x.py'
@@ -103,31 +103,41 @@ def test_an_unreadable_image_ends_training_with_its_name(loader, broken, num_wor
     loader.num_workers = num_workers
     done = []
     cfg = Config(dict(train_dataloader=loader))
-    with pytest.raises(Exception, match='grey.png'), naming_empty_files(cfg, ('train',)):
+    with pytest.raises(Exception, match='grey.png'), naming_damaged_images(cfg, ['train']):
         for name, *_ in batches(loader):
             done.append(name)
     assert done == ['colour.jpg']
 
 
-def test_an_empty_segmentation_map_ends_training_with_its_name(tmp_path):
+@pytest.mark.parametrize('num_workers', [0, 1])
+@pytest.mark.parametrize(
+    ('content', 'fault'),
+    [(b'', 'empty'), (b'<html>', 'no image'), (slice(-30), 'cut off'), (slice(2), 'no image')],
+)
+def test_an_unreadable_segmentation_map_ends_training_with_its_name(
+    tmp_path, content, fault, num_workers
+):
     pytest.importorskip('mmseg')
     for folder, name in (('images', 'street.jpg'), ('maps', 'street.png')):
         mmcv.imwrite(np.zeros((64, 64, 3), np.uint8), str(tmp_path / folder / name))
-    (tmp_path / 'maps' / 'street.png').write_bytes(b'')
-    dataset = Config.fromfile(CONFIG.with_name('upernet_secvit_t_160k.py')).train_dataloader.dataset
-    dataset.data_root = str(tmp_path)
-    dataset.data_prefix = dict(img_path='images', seg_map_path='maps')
-    with DefaultScope.overwrite_default_scope('mmseg'):
-        samples = DATASETS.build(dataset)
-    cfg = Config(dict(train_dataloader=dict(dataset=dataset)))
-    message = f"^image files must not be empty, but these are: '{tmp_path}/maps/street.png'$"
-    with pytest.raises(ValueError, match=message), naming_empty_files(cfg, ('train',)):
-        samples[0]
-
-
-def test_errors_that_are_not_about_empty_files_stay_as_they_are(loader):
+    path = tmp_path / 'maps' / 'street.png'
+    path.write_bytes(path.read_bytes()[content] if isinstance(content, slice) else content)
+    loader = Config.fromfile(CONFIG.with_name('upernet_secvit_t_160k.py')).train_dataloader
+    loader.num_workers = num_workers
+    loader.persistent_workers = False
+    loader.dataset.data_root = str(tmp_path)
+    loader.dataset.data_prefix = dict(img_path='images', seg_map_path='maps')
     cfg = Config(dict(train_dataloader=loader))
-    with pytest.raises(cv2.error, match='resize'), naming_empty_files(cfg, ('train',)):
+    message = f"^image files must be readable, but these are not: '{path} .{fault}.'$"
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        batches = Runner.build_dataloader(loader, seed=0)
+        with pytest.raises(ValueError, match=message), naming_damaged_images(cfg, ['train']):
+            next(iter(batches))
+
+
+def test_errors_that_are_not_about_damaged_files_stay_as_they_are(loader):
+    cfg = Config(dict(train_dataloader=loader))
+    with pytest.raises(cv2.error, match='resize'), naming_damaged_images(cfg, ['train']):
         mmcv.imresize(np.zeros((0, 0, 3), np.uint8), (8, 8))
 
 

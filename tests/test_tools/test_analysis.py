@@ -100,3 +100,23 @@ train_dataloader = dict(dataset=dataset)
 """)
     run('browse_dataset.py', config, '--not-show', '--output-dir', tmp_path / 'drawn')
     assert sorted(path.stem for path in (tmp_path / 'drawn').iterdir()) == ['cat', 'dog']
+
+
+def test_verify_dataset(tmp_path, run, capsys):
+    folder = tmp_path / 'train' / 'cat'
+    folder.mkdir(parents=True)
+    Image.new('RGB', (30, 26)).save(folder / 'whole.png')
+    (folder / 'broken.png').write_bytes(b'')
+    config = tmp_path / 'config.py'
+    dataset = f"dict(type='CustomDataset', data_root='{tmp_path}', data_prefix='train')"
+    config.write_text(f"default_scope = 'mmpretrain'\ntrain_dataloader = dict(dataset={dataset})")
+    with pytest.raises(SystemExit) as end:
+        run('verify_dataset.py', config)
+    assert end.value.code == 1
+    expected = f'empty     {folder / "broken.png"}\n1 of 2 files cannot be read\n'
+    assert capsys.readouterr().out.endswith(expected)
+    (folder / 'broken.png').unlink()
+    with pytest.raises(SystemExit) as end:
+        run('verify_dataset.py', config)
+    assert end.value.code == 0
+    assert capsys.readouterr().out == '0 of 1 files cannot be read\n'

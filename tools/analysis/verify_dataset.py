@@ -1,0 +1,35 @@
+"""Count and name a config's images and segmentation maps that are missing or cannot be read."""
+
+import argparse
+import sys
+
+from mmengine.config import DictAction
+
+from mmsecvit.engine import verify_images
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog='Exits with 1 if there is any such file.'
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override values of the config, e.g. train_dataloader.dataset.data_root=data/mine',
+    )
+    args = parser.parse_args()
+    try:
+        num_files, damaged = verify_images(args.config, args.cfg_options)
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(str(error))
+    for path, fault in damaged.items():
+        print(f'{fault:8}  {path}')
+    print(f'{len(damaged)} of {num_files} files cannot be read')
+    sys.exit(bool(damaged))
+
+
+if __name__ == '__main__':
+    main()
