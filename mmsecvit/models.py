@@ -133,12 +133,12 @@ def get_model(
         raise ValueError(
             'pretrained must be a checkpoint or False, got True: no weights are hosted'
         )
-    weights = read_state_dict(pretrained) if pretrained else None
+    weights = read_state_dict(pretrained) if pretrained else {}
     from mmpretrain.apis import get_model as build
 
     config = Config(dict(model=NETWORKS[name], test_dataloader=dict(dataset=IMAGENET)))
     model = build(config, **overrides)
-    if weights is None:
+    if not pretrained:
         logger = MMLogger.get_current_instance()
         level = logger.level
         logger.setLevel('WARNING')  # mmengine tells of each single weight

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from mmengine.analysis import FlopAnalyzer
-from mmengine.model import revert_sync_batchnorm
+from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
@@ -94,7 +94,8 @@ def count_complexity(
     products: dict[str, int] = {}
     for name, module in model.named_modules():
         if isinstance(module, SECA):
-            module.attend = partial(_count_products, products, name, module.num_clusters)
+            counted = partial(_count_products, products, name, module.num_clusters)
+            module.attend = counted  # type: ignore[method-assign]
     if hasattr(model, 'roi_head'):
         model.forward = partial(_forward_two_stage, model)
 
@@ -170,7 +171,7 @@ def _attention_flops(inputs: list[Any], outputs: list[Any]) -> int:
     return math.prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
 
 
-def _forward_two_stage(detector: nn.Module, images: Tensor) -> list:
+def _forward_two_stage(detector: BaseModel, images: Tensor) -> list:
     """Run every head on a fixed number of RoIs, however many proposals random weights leave.
 
     Pooling has no multiply-adds that are counted, so that pooled maps need only have their
@@ -202,10 +203,9 @@ def _part(name: str) -> str:
             return f'stage {int(i) + 2}'
         case ['roi_head', head, *_]:
             return head
-        case ['']:
-            return 'other'
-        case [part, *_]:
+        case [part, *_] if part:
             return part
+    return 'other'
 
 
 def _rank(part: str) -> int:

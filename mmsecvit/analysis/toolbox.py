@@ -18,7 +18,7 @@ def run_toolbox_tool(toolbox: str, tool: str, arguments: list[str]) -> None:
         FileNotFoundError: If the installed toolbox has no such tool.
     """
     # By the import name: of the two distributions of each toolbox, mmengine finds one only.
-    path = Path(import_module(toolbox).__file__).parent / '.mim' / 'tools' / tool
+    path = Path(import_module(toolbox).__path__[0], '.mim', 'tools', tool)
     if not path.is_file():
         raise FileNotFoundError(f'the installed {toolbox} must bring {tool}, but {path} is absent')
     sys.argv = [str(path), *arguments]

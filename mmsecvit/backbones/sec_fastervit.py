@@ -75,9 +75,8 @@ class WindowBlock(SecViTBlock):
         super().__init__(embed_dims, attn, feedforward_channels, drop_path_rate, cpe=False)
         self.position = WindowPosition(embed_dims, WINDOW)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C) to (B, H, W, C)."""
-        return super().forward(x + self.position(x.shape[1], x.shape[2]))
+    def forward(self, x: Tensor, rotary: Tensor | None = None) -> Tensor:
+        return super().forward(x + self.position(x.shape[1], x.shape[2]), rotary)
 
 
 class _MapNorm(nn.LayerNorm):
@@ -91,7 +90,8 @@ class _ChannelsLast(nn.Sequential):
     """A layer for maps, (B, C, H, W), on tokens on their grid, (B, H, W, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        x = super().forward(x.permute(0, 3, 1, 2))  # type: ignore[no-untyped-call]
+        return x.permute(0, 2, 3, 1)
 
 
 @MODELS.register_module()
@@ -148,12 +148,13 @@ class SECFasterViT(PyramidBackbone):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
-        arch = find_arch(arch, ARCHITECTURES)
+        settings = find_arch(arch, ARCHITECTURES)
         if drop_path_rate is None:
-            drop_path_rate = arch['drop_path_rate']
-        rates = drop_path_rates(drop_path_rate, arch['depths'])
+            drop_path_rate = settings['drop_path_rate']
+        rates = drop_path_rates(drop_path_rate, settings['depths'])
         norm_cfg = norm_cfg or dict(type='BN')
-        dims, num_heads, stem_dims = arch['embed_dims'], arch['num_heads'], arch['stem_dims']
+        stem_dims, dims = settings['stem_dims'], settings['embed_dims']
+        num_heads = settings['num_heads']
 
         def block_of(i: int, rate: float) -> BaseModule:
             if i < 2:

@@ -134,12 +134,12 @@ class SECSwin(PyramidBackbone):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
-        arch = find_arch(arch, ARCHITECTURES)
+        settings = find_arch(arch, ARCHITECTURES)
         check_counts('num_clusters', num_clusters)
         if drop_path_rate is None:
-            drop_path_rate = arch['drop_path_rate']
-        rates = drop_path_rates(drop_path_rate, arch['depths'])
-        dims = arch['embed_dims']
+            drop_path_rate = settings['drop_path_rate']
+        rates = drop_path_rates(drop_path_rate, settings['depths'])
+        dims = settings['embed_dims']
 
         self.patch_embed = _PatchEmbed(
             embed_dims=dims[0], kernel_size=4, stride=4, norm_cfg=dict(type='LN')
@@ -148,7 +148,7 @@ class SECSwin(PyramidBackbone):
         for i in range(self.num_stages):
             blocks = ModuleList(
                 SECSwinBlock(
-                    dims[i], arch['num_heads'][i], num_clusters[i], rate, attention_backend
+                    dims[i], settings['num_heads'][i], num_clusters[i], rate, attention_backend
                 )
                 for rate in rates[i]
             )

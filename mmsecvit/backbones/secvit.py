@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from numbers import Real
+from typing import Any
 
 import torch
 from mmcv.cnn.bricks import DropPath
@@ -25,7 +26,7 @@ from ..layers import (
 from .base import PyramidBackbone, check_counts, drop_path_rates, find_arch
 
 # Table 8. `layer_scale`: which stages of the released network have it (the paper has none).
-ARCHITECTURES = {
+ARCHITECTURES: dict[str, dict[str, Any]] = {
     'tiny': dict(
         embed_dims=(64, 128, 256, 512),
         depths=(2, 2, 9, 2),
@@ -219,7 +220,7 @@ class SecViT(PyramidBackbone):
                 "arch must have head dimensions that are multiples of 4 for variant 'released', "
                 f'got {head_dims}'
             )
-        self.rotary_dims = head_dims if features['rotary'] else None
+        self.rotary_dims = head_dims if features['rotary'] else []
 
         def attention_of(i: int) -> nn.Module:
             if attention == 'window':
@@ -259,7 +260,7 @@ class SecViT(PyramidBackbone):
 
     def block_inputs(self, i: int, x: Tensor) -> tuple:
         """The rotary table of the grid, where the variant has them."""
-        if self.rotary_dims is None:
+        if not self.rotary_dims:
             return ()
         # Angles grow with the position: half precision would blur neighbouring tokens.
         dtype = torch.promote_types(x.dtype, torch.float32)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
@@ -64,6 +65,9 @@ class AtomicCheckpointHook(CheckpointHook):
     What goes into a remote store (``out_dir`` with a scheme, ``backend_args``) is left to it.
     """
 
+    backend_args: dict | None
+    file_backend: Any
+
     def before_train(self, runner: Runner) -> None:
         given = self.backend_args or self.file_client_args
         if not given and '://' not in str(self.out_dir or runner.work_dir):
@@ -80,7 +84,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
     @contextmanager
     def _removing_afterwards(self) -> Iterator[None]:
-        removed = []
+        removed: list[str] = []
         backend = self.file_backend
         self.file_backend = _Deferring(backend, removed)
         try:

@@ -100,7 +100,7 @@ def make_digit_scenes(
             raise TypeError(f'{name} must be an integer, got {value!r}')
         if value < least:
             raise ValueError(f'{name} must be {least} or more, got {value}')
-    settings = dict(
+    settings: dict[str, Any] = dict(
         description='mmsecvit digit scenes', version=1, train=num_train, val=num_val, seed=seed
     )
 
@@ -122,12 +122,12 @@ def make_digit_scenes(
     bunch = load_digits()
     contents = {}
     for split_id, (split, pool) in enumerate(zip(SPLITS, split_digits(seed), strict=True)):
-        scenes = (
+        made = (
             # A generator for each scene: scene i does not depend on how many there are.
             _make_scene(np.random.default_rng([seed, split_id, i]), pool, bunch.images)
             for i in range(settings[split])
         )
-        scenes = _with_progress(scenes, f'{split} scenes', settings[split], log)
+        scenes = _with_progress(made, f'{split} scenes', settings[split], log)
         contents[split] = _write_scenes(scenes, out / split, bunch.target, settings)
     for split, content in contents.items():
         _write_json(out / 'annotations' / f'{split}.json', content)
@@ -161,7 +161,7 @@ def _place(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:
 def _place_one(rng: np.random.Generator, ink: np.ndarray, image: np.ndarray) -> bool:
     """Write a digit's ink into the last of ``ink``; tell whether room was found for it."""
     for _ in range(50):
-        size = rng.integers(*DIGIT_SIZES, endpoint=True)
+        size = int(rng.integers(*DIGIT_SIZES, endpoint=True))
         top, left = rng.integers(0, SCENE_SIZE - size, 2, endpoint=True)
         ink[-1] = 0
         ink[-1, top : top + size, left : left + size] = _enlarge(image, size)
@@ -227,7 +227,8 @@ def _write_scenes(
         labels: The class, 0 to 9, of each digit of ``load_digits``.
         settings: Goes into the annotation file as its ``info``.
     """
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for image_id, scene in enumerate(scenes):
         name = f'{image_id:06d}.png'
         # Noise packs hardly better at higher levels.

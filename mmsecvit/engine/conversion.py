@@ -68,7 +68,8 @@ def _recognize_released(released: dict[str, Tensor], weights: dict[str, Tensor])
         angles = [released.get(f'layers.{i}.RoPE.angle', torch.ones(1)) for i in range(4)]
         heads = [c // (2 * len(x)) for c, x in zip(arch['embed_dims'], angles, strict=True)]
         arch = dict(arch, num_heads=tuple(heads))
-    model = nn.ModuleDict(dict(backbone=SecViT(arch, 'released')))
+    backbone = SecViT(arch, 'released')
+    model = nn.ModuleDict(dict(backbone=backbone))
     if 'neck.proj.weight' in weights:
         projection, channels = weights['neck.proj.weight'].shape[:2]
         model['neck'] = SecViTNeck(channels, projection)
@@ -76,7 +77,7 @@ def _recognize_released(released: dict[str, Tensor], weights: dict[str, Tensor])
         num_classes, projection = weights['head.fc.weight'].shape
         model['head'] = nn.ModuleDict(dict(fc=nn.Linear(projection, num_classes)))
     # Compared by the names in the file, which are those that the user knows.
-    check_fit(to_released(model.state_dict(), model['backbone'].rotary_dims), released)
+    check_fit(to_released(model.state_dict(), backbone.rotary_dims), released)
     return arch
 
 

@@ -2,7 +2,7 @@
 
 import json
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
@@ -17,7 +17,7 @@ IMAGES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
 HEADS = ('bbox_head', 'decode_head', 'auxiliary_head')
 
 
-def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
+def check_data(cfg: Config, splits: Iterable[str]) -> None:
     """Raise an error if the files of a config's data sets are not there.
 
     Looks at what is on local disks: the data roots, the folders of images and of segmentation
@@ -166,7 +166,7 @@ def _read_class_names(ann_file: Path) -> list[str]:
 
 def is_local(node: ConfigDict, path: str | None) -> bool:
     """Whether a setting of a data set or a metric is a path on local disks."""
-    return bool(path) and '://' not in path and not node.get('backend_args')
+    return not (not path or '://' in path or node.get('backend_args'))
 
 
 def _must_exist(setting: str, path: str | Path) -> None:

@@ -4,10 +4,11 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseModule
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
@@ -114,7 +115,7 @@ def export(
     return load_exported(out)
 
 
-def load_network(config: str | Path, checkpoint: str) -> nn.Module:
+def load_network(config: str | Path, checkpoint: str) -> BaseModule:
     """Build what is exported of a config's model, with its weights, in eval mode."""
     cfg = Config.fromfile(config)
     init_default_scope(cfg.default_scope)
@@ -130,7 +131,7 @@ def load_network(config: str | Path, checkpoint: str) -> nn.Module:
     return network.eval()
 
 
-def _check_divisible(backbone: nn.Module) -> None:
+def _check_divisible(backbone: BaseModule) -> None:
     """Raise a ValueError unless the clusters of all multiples of 32x32 pixels have one size."""
     for i, stage in enumerate(backbone.stages):
         tokens = (8 >> i) ** 2
@@ -170,8 +171,8 @@ def compare(network: nn.Module, exported: Run, shape: tuple[int, ...]) -> Compar
 
 
 def _stable_sort_in_onnx(
-    x: object, stable: bool | None = None, dim: int = -1, descending: bool = False
-) -> object:
+    x: Any, stable: bool | None = None, dim: int = -1, descending: bool = False
+) -> Any:
     """Sort the last dimension upwards: among equals, TopK puts the lower index first."""
     from onnxscript import opset18
 

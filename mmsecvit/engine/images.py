@@ -87,10 +87,10 @@ def find_damaged_images(paths: Iterable[str | Path]) -> dict[str, str]:
     Returns:
         By path, sorted, what is wrong: ``missing``, ``empty``, ``no image`` or ``cut off``.
     """
-    paths = sorted(map(str, paths))
+    names = sorted(map(str, paths))
     with ThreadPoolExecutor() as pool:
-        faults = pool.map(_find_fault, paths)
-        return {path: fault for path, fault in zip(paths, faults, strict=True) if fault}
+        faults = pool.map(_find_fault, names)
+        return {name: fault for name, fault in zip(names, faults, strict=True) if fault}
 
 
 def _find_fault(path: str) -> str | None:
@@ -122,7 +122,7 @@ def _is_of_decoding(error: Exception) -> bool:
 
 def _find_images(cfg: Config, splits: Iterable[str]) -> set[Path]:
     """Find all image files in the folders of a config's data sets."""
-    folders = set()
+    folders: set[Path] = set()
     for split in splits:
         for _, dataset in find_datasets(cfg.get(f'{split}_dataloader') or {}, split):
             folders.update(_list_folders(dataset))

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseModule, is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
@@ -165,7 +165,7 @@ def test(
         return runner.test()
 
 
-def check_weights(model: nn.Module, checkpoint: str, config: str | Path, part: str = '') -> None:
+def check_weights(model: BaseModule, checkpoint: str, config: str | Path, part: str = '') -> None:
     """Raise a CheckpointError unless a checkpoint has the weights of the model of ``config``.
 
     Looks at those alone whose names begin with ``part``.

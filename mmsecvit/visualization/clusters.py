@@ -8,8 +8,9 @@ from typing import NamedTuple
 import matplotlib
 import numpy as np
 import torch
+from mmengine.model import BaseModule
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..layers import SECA
 from ..ops import cluster_bounds
@@ -33,7 +34,7 @@ class TokenRanks(NamedTuple):
 
 @contextmanager
 def record_ranks(
-    backbone: nn.Module, stages: Sequence[int] = (1, 2, 3, 4), block: int = -1
+    backbone: BaseModule, stages: Sequence[int] = (1, 2, 3, 4), block: int = -1
 ) -> Iterator[dict[int, TokenRanks]]:
     """Record the clusters of whatever the backbone computes inside the ``with`` block.
 
@@ -163,7 +164,7 @@ def draw_clusters(
         size = ' or '.join(str(n) for n in sorted({*sizes.tolist()}))
         column = []
         for i, clusters in enumerate(maps):
-            which = {'all': f'head {i}', 'mean': 'mean of heads'}.get(heads, f'head {heads}')
+            which = {'all': f'head {i}', 'mean': 'mean of heads'}.get(str(heads), f'head {heads}')
             text = [f'stage {stage}, {which}', f'{len(sizes)} clusters of {size} tokens']
             painted = paint_clusters(clusters, len(sizes), image.shape[:2])
             column.append(_panel(painted, text, len(sizes)))
@@ -180,7 +181,7 @@ def draw_clusters(
     return canvas
 
 
-def _find_attention(backbone: nn.Module, stage: int, block: int) -> SECA:
+def _find_attention(backbone: BaseModule, stage: int, block: int) -> SECA:
     if stage not in range(1, len(backbone.stages) + 1):
         raise ValueError(f'stages must be from 1 to {len(backbone.stages)}, got {stage}')
     attentions = [m for m in backbone.stages[stage - 1].modules() if isinstance(m, SECA)]
@@ -194,13 +195,14 @@ def _find_attention(backbone: nn.Module, stage: int, block: int) -> SECA:
 def _panel(picture: np.ndarray, text: list[str], num_colors: int) -> np.ndarray:
     """Put a picture over its legend: lines of text, and a bar of colours."""
     width = picture.shape[1]
-    font = ImageFont.load_default(size=min(max(width // 20, 10), 24))
-    line = round(1.4 * font.size)
-    legend = Image.new('RGB', (width, 3 * line), 'white')
-    draw = ImageDraw.Draw(legend)
+    size = min(max(width // 20, 10), 24)
+    line = round(1.4 * size)
+    paper = Image.new('RGB', (width, 3 * line), 'white')
+    draw = ImageDraw.Draw(paper)
+    font = ImageFont.load_default(size)
     for i, words in enumerate(text):
         draw.text((2, i * line), words, fill='black', font=font)
-    legend = np.array(legend)
+    legend = np.array(paper)
     if num_colors:
         at_pixel = np.arange(width) * num_colors // width
         legend[2 * line + 2 :] = cluster_colors(num_colors)[at_pixel]
