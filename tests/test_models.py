@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
 from torch.testing import assert_close
 
 import mmsecvit
@@ -94,7 +95,8 @@ def test_mmpretrains_inferencer_takes_the_model():
 
     model = get_model('sec_fastervit_0')
     image = np.random.default_rng(0).integers(256, size=(256, 256, 3), dtype=np.uint8)
-    (result,) = ImageClassificationInferencer(model)(image)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        (result,) = ImageClassificationInferencer(model)(image)
     # The central 224x224 pixels, RGB, normalised.
     rgb = torch.from_numpy(image[16:240, 16:240, ::-1].copy()).permute(2, 0, 1)[None].float()
     mean, std = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])

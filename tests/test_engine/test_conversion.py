@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmsecvit import SecViT, SecViTNeck, __version__
@@ -62,16 +63,18 @@ def test_the_released_network_converts_end_to_end(tmp_path, golden, wrap):
     }
     assert meta['arch']['ffn_ratio'] == 3
 
-    classifier = pytest.importorskip('mmpretrain.models').ImageClassifier(
-        backbone=dict(
-            type='SecViT',
-            arch=meta['arch'],
-            variant=meta['variant'],
-            init_cfg=dict(type='Pretrained', checkpoint=str(dst)),
-        ),
-        neck=dict(type='SecViTNeck', in_channels=64, out_channels=96),
-        head=dict(type='LinearClsHead', num_classes=10, in_channels=96),
-    )
+    models = pytest.importorskip('mmpretrain.models')
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        classifier = models.ImageClassifier(
+            backbone=dict(
+                type='SecViT',
+                arch=meta['arch'],
+                variant=meta['variant'],
+                init_cfg=dict(type='Pretrained', checkpoint=str(dst)),
+            ),
+            neck=dict(type='SecViTNeck', in_channels=64, out_channels=96),
+            head=dict(type='LinearClsHead', num_classes=10, in_channels=96),
+        )
     classifier.load_state_dict(read_checkpoint(dst)['state_dict'])
     classifier.eval()
     for case in golden['cases']:
