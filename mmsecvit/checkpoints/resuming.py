@@ -64,14 +64,15 @@ class ResumableFSDPStrategy(FSDPStrategy):
 class InterruptionHook(Hook):
     """Save and exit when SIGTERM comes, as schedulers send it some time before they kill.
 
-    The step in hand is finished first. Several processes agree every ten training steps, and
-    when a validation ends.
+    The step in hand is finished first, and those with whose gradients its own are accumulated.
+    Several processes agree every ten training steps, and when a validation ends.
     """
 
     priority = 'LOWEST'
 
     def __init__(self) -> None:
         self._asked = False
+        self._agreed = False
         self._started = False
         # Where the run stands; None while that is not what the model holds.
         self._position: dict | None = None
@@ -116,7 +117,11 @@ class InterruptionHook(Hook):
             epoch=runner.epoch, iter=runner.iter + 1, trained_batches=batch_idx + 1
         )
         interval = 1 if get_world_size() == 1 else ASKING_INTERVAL
-        if self.every_n_train_iters(runner, interval) and self._anyone_asked():
+        if self.every_n_train_iters(runner, interval):
+            self._agreed |= self._anyone_asked()
+        # Gradients that wait for others are in no checkpoint.
+        accumulated = runner.cfg.optim_wrapper.get('accumulative_counts', 1)
+        if self._agreed and self.every_n_train_iters(runner, accumulated):
             self._save_and_exit(runner)
 
     def before_val_epoch(self, runner: Runner) -> None:

@@ -106,7 +106,7 @@ def set_resume(cfg: Config, resume: str | None) -> None:
                 'add --resume to go on with it, or choose another --work-dir'
             )
         return
-    if resume != 'auto' and not Path(resume).is_file():
+    if resume != 'auto' and not Path(resume).exists():
         raise FileNotFoundError(f'resume must be a checkpoint, but {resume} does not exist')
     path = find_last_checkpoint(cfg.work_dir) if resume == 'auto' else Path(resume)
     cfg.resume = path is not None
@@ -117,7 +117,8 @@ def set_resume(cfg: Config, resume: str | None) -> None:
         return  # shards, as some strategies write them
     checkpoint = read_checkpoint(path)
     parts = ('meta', 'state_dict', 'message_hub', 'optimizer')
-    missing = [part for part in parts if part not in checkpoint]
+    content = checkpoint if isinstance(checkpoint, dict) else {}
+    missing = [part for part in parts if not isinstance(content.get(part), dict)]
     if missing:
         raise CheckpointError(
             f'checkpoint {path} cannot be resumed from, since it has no {", ".join(missing)}: '

@@ -1,18 +1,21 @@
 """Find the image files of a config's data sets that cannot be read."""
 
 import os
+import sys
+import traceback
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, DefaultScope
+from mmengine.utils import track_iter_progress
 from PIL import Image, UnidentifiedImageError
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from .config import load_config
-from .data import IMAGES, check_data, find_datasets, is_local, some
+from .data import check_data, find_datasets, is_local, some
 
 FILES = ('img_path', 'seg_map_path')  # the toolboxes' names for a sample's files
 ENDS = {'JPEG': b'\xff\xd9', 'PNG': b'IEND\xaeB`\x82'}
@@ -37,18 +40,19 @@ def verify_images(
     cfg = load_config(config, cfg_options=cfg_options)
     splits = [s for s in ('train', 'val', 'test') if cfg.get(f'{s}_dataloader')]
     check_data(cfg, splits)
-    files: dict[str, None] = {}
+    files: set[str] = set()
     for split in splits:
         loader = cfg[f'{split}_dataloader']
         for setting, node in find_datasets(loader, f'{split}_dataloader'):
-            if node.get('backend_args'):
-                raise ValueError(f'{setting} must be on local disks, but has backend_args')
+            if not is_local(node, node.get('data_root') or '.'):
+                raise ValueError(f'{setting} must lie on local disks, but is in a remote store')
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
             dataset = DATASETS.build(loader.dataset)
         for i in range(len(dataset)):
             sample = dataset.get_data_info(i)
-            files.update(dict.fromkeys(sample[key] for key in FILES if sample.get(key)))
-    return len(files), find_damaged_images(files)
+            files.update(sample[key] for key in FILES if sample.get(key))
+    progress = track_iter_progress(sorted(files), file=sys.stderr)
+    return len(files), find_damaged_images(progress)
 
 
 @contextmanager
@@ -56,8 +60,8 @@ def naming_damaged_images(cfg: Config, splits: Iterable[str]) -> Iterator[None]:
     """Raise a ValueError with the names of damaged files if one is met among the images.
 
     The toolboxes name most images that they cannot read, but what decodes empty ones and
-    segmentation maps (OpenCV, Pillow) sees no name. Only then are the data sets' folders
-    searched: to look at each file beforehand takes minutes where there are a million.
+    segmentation maps (OpenCV, Pillow) sees no name. Where that raises an error, and only then,
+    the data sets' folders are searched: it takes minutes where there are a million files.
 
     Args:
         cfg: Config of a whole experiment.
@@ -65,10 +69,12 @@ def naming_damaged_images(cfg: Config, splits: Iterable[str]) -> Iterator[None]:
     """
     try:
         yield
-    except (cv2.error, OSError, SyntaxError) as error:
-        if not isinstance(error, cv2.error) and not _is_of_decoding(error):
+    except Exception as error:
+        # Of a data loader's worker, only the text of the traceback is left.
+        text = traceback.format_exc()
+        if '/PIL/' not in text and 'imdecode' not in text:
             raise
-        damaged = find_damaged_images(_find_images(cfg, splits))
+        damaged = find_damaged_images(sorted(_find_images(cfg, splits)))
         if not damaged:
             raise
         names = some([f'{path} ({fault})' for path, fault in damaged.items()])
@@ -85,12 +91,10 @@ def find_damaged_images(paths: Iterable[str | Path]) -> dict[str, str]:
         paths: Image files.
 
     Returns:
-        By path, sorted, what is wrong: ``missing``, ``empty``, ``no image`` or ``cut off``.
+        By path what is wrong: ``missing``, ``empty``, ``no image`` or ``cut off``.
     """
-    names = sorted(map(str, paths))
-    with ThreadPoolExecutor() as pool:
-        faults = pool.map(_find_fault, names)
-        return {name: fault for name, fault in zip(names, faults, strict=True) if fault}
+    faults = ((str(path), _find_fault(str(path))) for path in paths)
+    return {path: fault for path, fault in faults if fault}
 
 
 def _find_fault(path: str) -> str | None:
@@ -107,17 +111,16 @@ def _find_fault(path: str) -> str | None:
                     return None
             # Some whole files have more behind their end, and some formats have no mark there.
             image.load()
-    except (OSError, SyntaxError) as error:
-        if not _is_of_decoding(error):
-            raise
-        return 'no image' if isinstance(error, UnidentifiedImageError) else 'cut off'
+    except UnidentifiedImageError:
+        # OpenCV knows formats that Pillow does not.
+        return 'no image' if cv2.imread(path, cv2.IMREAD_UNCHANGED) is None else None
+    except Image.DecompressionBombError:
+        return None  # too large for Pillow, which need not be what reads it
+    except (OSError, SyntaxError, ValueError) as error:
+        if getattr(error, 'errno', None):
+            raise  # the disk's
+        return 'cut off'
     return None
-
-
-def _is_of_decoding(error: Exception) -> bool:
-    """Tell Pillow's errors from the system's, which name their file and have a number."""
-    pillow = isinstance(error, (UnidentifiedImageError, SyntaxError))
-    return pillow or (type(error) is OSError and error.errno is None)
 
 
 def _find_images(cfg: Config, splits: Iterable[str]) -> set[Path]:
@@ -127,7 +130,7 @@ def _find_images(cfg: Config, splits: Iterable[str]) -> set[Path]:
         for _, dataset in find_datasets(cfg.get(f'{split}_dataloader') or {}, split):
             folders.update(_list_folders(dataset))
     files = (path for folder in folders for path in folder.rglob('*'))
-    return {path for path in files if path.suffix.lower() in IMAGES and path.is_file()}
+    return {path for path in files if path.suffix.lower() in IMG_EXTENSIONS and path.is_file()}
 
 
 def _list_folders(dataset: ConfigDict) -> Iterator[Path]:

@@ -60,6 +60,21 @@ def test_sigterm_loses_nothing(tmp_path, uninterrupted, when, step, position):
     resume_and_compare(tmp_path, uninterrupted)
 
 
+@pytest.mark.parametrize('step', [4, 5])
+def test_sigterm_waits_for_the_gradients_that_others_wait_for(tmp_path, jobs, step):
+    accumulate = {'optim_wrapper.accumulative_counts': 2}
+    config, work_dirs = jobs / 'epochs.py', (tmp_path / 'stopped', tmp_path / 'whole')
+    hook = dict(type='SignalHook', signum=SIGTERM, step=step)
+    with pytest.raises(SystemExit):
+        engine.train(
+            config, work_dir=str(work_dirs[0]), cfg_options={'custom_hooks': [hook], **accumulate}
+        )
+    assert read_checkpoint(work_dirs[0] / 'interrupted.pth')['meta']['iter'] == 6
+    engine.train(config, work_dir=str(work_dirs[0]), resume='auto', cfg_options=accumulate)
+    engine.train(config, work_dir=str(work_dirs[1]), cfg_options=accumulate)
+    assert read_losses(work_dirs[0]) == read_losses(work_dirs[1])
+
+
 def test_sigterm_while_the_average_is_validated_leaves_the_regular_checkpoint(tmp_path, jobs):
     hooks = [
         dict(type='EMAHook'),
@@ -135,6 +150,14 @@ def keep_weights(path):
     torch.save(dict(state_dict=read_state_dict(path)), path)
 
 
+def keep_one_tensor(path):
+    torch.save(torch.zeros(2), path)
+
+
+def forget_the_position(path):
+    torch.save(read_checkpoint(path) | dict(meta=5), path)
+
+
 def rename_weights(path):
     checkpoint = read_checkpoint(path)
     checkpoint['state_dict']['head.bias'] = checkpoint['state_dict'].pop('fc.bias')
@@ -150,6 +173,8 @@ def rename_weights(path):
             'epoch_1.pth cannot be resumed from, since it has no meta, message_hub, optimizer: '
             'give its weights to --pretrained$',
         ),
+        (keep_one_tensor, 'since it has no meta, state_dict, message_hub, optimizer: '),
+        (forget_the_position, 'since it has no meta: '),
         (
             rename_weights,
             r'epoch_1.pth is not of the model of .*epochs.py: 1 weights are missing in the file '

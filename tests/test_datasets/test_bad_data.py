@@ -16,6 +16,7 @@ from mmsecvit.engine.images import naming_damaged_images
 pytest.importorskip('mmdet')
 CONFIG = Path(__file__).parents[2] / 'configs' / 'retinanet_secvit_t_1x.py'
 CAT, UNKNOWN = 3, 9
+SECOND = 'second.jpg'
 
 
 def annotation(image, box, category=CAT):
@@ -25,10 +26,11 @@ def annotation(image, box, category=CAT):
 
 @pytest.fixture
 def loader(tmp_path):
-    """Config of a loader of six images of 64x64: what it yields, and how, is the config's own."""
+    """Config of a loader of seven images of 64x64: what it yields, and how, is the config's own."""
     rng = np.random.default_rng(0)
-    names = ['colour.jpg', 'grey.png', 'alpha.png', 'empty.jpg', 'unknown.jpg', 'flat.jpg']
-    channels = [3, 1, 4, 3, 3, 3]
+    names = ['first.jpg', SECOND, 'grey.png', 'alpha.png']
+    names += ['empty.jpg', 'unknown.jpg', 'flat.jpg']
+    channels = [3, 3, 1, 4, 3, 3, 3]
     for name, c in zip(names, channels, strict=True):
         pixels = rng.integers(0, 255, (64, 64, c), dtype=np.uint8)
         mmcv.imwrite(pixels, str(tmp_path / 'images' / name))
@@ -40,8 +42,9 @@ def loader(tmp_path):
         annotation(0, box, UNKNOWN),
         annotation(1, box),
         annotation(2, box),
-        annotation(4, box, UNKNOWN),
-        annotation(5, [8, 8, 16, 0]),
+        annotation(3, box),
+        annotation(5, box, UNKNOWN),
+        annotation(6, [8, 8, 16, 0]),
     ]
     content = dict(
         images=[dict(id=i, file_name=n, width=64, height=64) for i, n in enumerate(names)],
@@ -76,24 +79,27 @@ def batches(loader):
 
 
 def test_what_cannot_be_trained_on_is_left_out(loader):
-    colour = [[8.0, 8.0, 24.0, 24.0]]
+    boxes = [[8.0, 8.0, 24.0, 24.0]]
     assert [*batches(loader)] == [
-        ('colour.jpg', (3, 64, 64), colour),
-        ('grey.png', (3, 64, 64), colour),
-        ('alpha.png', (3, 64, 64), colour),
+        ('first.jpg', (3, 64, 64), boxes),
+        (SECOND, (3, 64, 64), boxes),
+        ('grey.png', (3, 64, 64), boxes),
+        ('alpha.png', (3, 64, 64), boxes),
         # Annotated, if with nothing: it serves as background.
         ('flat.jpg', (3, 64, 64), []),
     ]
 
 
-@pytest.fixture(params=['missing', 'empty', 'text', 'header alone'])
+@pytest.fixture(params=['missing', 'empty', 'text', 'header alone', 'half'])
 def broken(request, tmp_path, loader):
     """The second image is broken."""
-    path = tmp_path / 'images' / 'grey.png'
+    path = tmp_path / 'images' / SECOND
     if request.param == 'missing':
         path.unlink()
     else:
-        content = {'empty': b'', 'text': b'<html>', 'header alone': path.read_bytes()[:20]}
+        whole = path.read_bytes()
+        content = {'empty': b'', 'text': b'<html>', 'header alone': whole[:20]}
+        content['half'] = whole[: len(whole) // 2]
         path.write_bytes(content[request.param])
     return request.param
 
@@ -103,10 +109,10 @@ def test_an_unreadable_image_ends_training_with_its_name(loader, broken, num_wor
     loader.num_workers = num_workers
     done = []
     cfg = Config(dict(train_dataloader=loader))
-    with pytest.raises(Exception, match='grey.png'), naming_damaged_images(cfg, ['train']):
+    with pytest.raises(Exception, match=SECOND), naming_damaged_images(cfg, ['train']):
         for name, *_ in batches(loader):
             done.append(name)
-    assert done == ['colour.jpg']
+    assert done == ['first.jpg']
 
 
 @pytest.mark.parametrize('num_workers', [0, 1])
@@ -135,10 +141,13 @@ def test_an_unreadable_segmentation_map_ends_training_with_its_name(
             next(iter(batches))
 
 
-def test_errors_that_are_not_about_damaged_files_stay_as_they_are(loader):
+@pytest.mark.parametrize('broken', ['empty'], indirect=True)
+def test_other_errors_stay_as_they_are_whatever_is_damaged(loader, broken):
     cfg = Config(dict(train_dataloader=loader))
     with pytest.raises(cv2.error, match='resize'), naming_damaged_images(cfg, ['train']):
         mmcv.imresize(np.zeros((0, 0, 3), np.uint8), (8, 8))
+    with pytest.raises(OSError, match='^the network$'), naming_damaged_images(cfg, ['train']):
+        raise OSError('the network')
 
 
 @pytest.mark.parametrize('broken', ['missing', 'empty'], indirect=True)
@@ -146,6 +155,6 @@ def test_missing_images_are_replaced_by_others_if_the_config_says_so(loader, bro
     loader.dataset.pipeline[0].ignore_empty = True
     loader.num_workers = 2
     names = [name for name, *_ in batches(loader)]
-    assert len(names) == 4
-    assert names[0] == 'colour.jpg'
-    assert 'grey.png' not in names
+    assert len(names) == 5
+    assert names[0] == 'first.jpg'
+    assert SECOND not in names

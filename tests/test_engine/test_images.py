@@ -1,9 +1,9 @@
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
-from mmengine.config import Config
 from PIL import Image
 
 from mmsecvit.engine import verify_images
@@ -38,9 +38,19 @@ def test_damaged_images_are_found_and_whole_ones_are_not(tmp_path, extension):
     assert found == {str(tmp_path / f'{name}.{extension}'): faults[name] for name in sorted(faults)}
 
 
+def test_what_pillow_cannot_tell_is_no_fault(tmp_path, monkeypatch):
+    names = ['float.tiff', 'large.png']
+    cv2.imwrite(str(tmp_path / 'float.tiff'), np.zeros((8, 8, 3), np.float32))
+    make_image(tmp_path / 'large.png')
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 900)
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(tmp_path / 'large.png')
+    assert find_damaged_images(tmp_path / name for name in names) == {}
+
+
 def test_a_detectors_images_are_those_of_its_annotations(tmp_path):
     pytest.importorskip('mmdet')
-    config, options = CONFIGS / 'retinanet_secvit_t_1x.py', {}
+    config = CONFIGS / 'retinanet_secvit_t_1x.py'
     for split, names in (('train', ['a.jpg', 'b.jpg', 'gone.jpg']), ('val', ['c.jpg'])):
         images = [dict(id=i, file_name=name, width=50, height=40) for i, name in enumerate(names)]
         box = dict(bbox=[1, 1, 9, 9], area=81, iscrowd=0, category_id=1)
@@ -72,9 +82,13 @@ def test_a_detectors_images_are_those_of_its_annotations(tmp_path):
             str(tmp_path / 'train' / 'gone.jpg'): 'missing',
         },
     )
-    remote = {'train_dataloader.dataset.backend_args': dict(_delete_=True, backend='petrel')}
-    with pytest.raises(ValueError, match='^train_dataloader.dataset must be on local disks'):
-        verify_images(config, options | remote)
+    for remote in (
+        {'backend_args': dict(_delete_=True, backend='petrel')},
+        {'data_root': 's3://x'},
+    ):
+        remote = {f'train_dataloader.dataset.{key}': value for key, value in remote.items()}
+        with pytest.raises(ValueError, match='^train_dataloader.dataset must lie on local disks'):
+            verify_images(config, options | remote)
 
 
 def test_a_segmenters_images_have_their_maps_beside_them(tmp_path):
@@ -92,4 +106,3 @@ train_dataloader = val_dataloader = test_dataloader = {loader}
         make_image(tmp_path / 'maps' / f'{name}.png')
     (tmp_path / 'maps' / 'b.png').unlink()
     assert verify_images(config) == (4, {str(tmp_path / 'maps' / 'b.png'): 'missing'})
-    assert Config.fromfile(config).train_dataloader.dataset.data_root == str(tmp_path)
