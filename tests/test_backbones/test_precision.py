@@ -16,6 +16,7 @@ BACKBONES = {
     'released': lambda: SecViT(dict(MICRO, layer_scale=(False, False, True, True)), 'released'),
     'windows': lambda: SecViT(MICRO, 'released', attention='window'),
     'kmeans': lambda: SecViT(MICRO, 'released', attention='kmeans'),
+    'stripes': lambda: SecViT(dict(MICRO, num_heads=(2, 2, 2, 4)), attention='cswin', stem='patch'),
     'SECSwin': lambda: SECSwin('micro'),
     'SECFasterViT': lambda: SECFasterViT('micro'),
 }

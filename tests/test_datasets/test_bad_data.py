@@ -117,27 +117,37 @@ def test_an_unreadable_image_ends_training_with_its_name(loader, broken, num_wor
 
 @pytest.mark.parametrize('num_workers', [0, 1])
 @pytest.mark.parametrize(
-    ('content', 'fault'),
-    [(b'', 'empty'), (b'<html>', 'no image'), (slice(-30), 'cut off'), (slice(2), 'no image')],
+    ('content', 'message'),
+    [
+        (None, 'FILE'),
+        (b'', "^image files must be readable, but these are not: 'FILE .empty.'$"),
+        (b'<html>', "^image files must be readable, but these are not: 'FILE .no image.'$"),
+        (slice(2), "^image files must be readable, but these are not: 'FILE .no image.'$"),
+        (slice(-30), "^image files must be readable, but these are not: 'FILE .cut off.'$"),
+    ],
 )
 def test_an_unreadable_segmentation_map_ends_training_with_its_name(
-    tmp_path, content, fault, num_workers
+    tmp_path, content, message, num_workers
 ):
     pytest.importorskip('mmseg')
     for folder, name in (('images', 'street.jpg'), ('maps', 'street.png')):
         mmcv.imwrite(np.zeros((64, 64, 3), np.uint8), str(tmp_path / folder / name))
     path = tmp_path / 'maps' / 'street.png'
-    path.write_bytes(path.read_bytes()[content] if isinstance(content, slice) else content)
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[content] if isinstance(content, slice) else content)
     loader = Config.fromfile(CONFIG.with_name('upernet_secvit_t_160k.py')).train_dataloader
     loader.num_workers = num_workers
     loader.persistent_workers = False
     loader.dataset.data_root = str(tmp_path)
     loader.dataset.data_prefix = dict(img_path='images', seg_map_path='maps')
     cfg = Config(dict(train_dataloader=loader))
-    message = f"^image files must be readable, but these are not: '{path} .{fault}.'$"
+    error = ValueError if content is not None else FileNotFoundError
+    message = message.replace('FILE', str(path))
     with DefaultScope.overwrite_default_scope('mmseg'):
         batches = Runner.build_dataloader(loader, seed=0)
-        with pytest.raises(ValueError, match=message), naming_damaged_images(cfg, ['train']):
+        with pytest.raises(error, match=message), naming_damaged_images(cfg, ['train']):
             next(iter(batches))
 
 

@@ -51,9 +51,13 @@ def outcomes(tmp_path_factory):
         )
         for rank in range(2)
     ]
-    for worker in workers:
-        printed, _ = worker.communicate()
-        assert worker.returncode == 0, printed
+    try:
+        for worker in workers:
+            printed, _ = worker.communicate()
+            assert worker.returncode == 0, printed
+    finally:
+        for worker in workers:
+            worker.kill()  # one that has lost the other waits for minutes
     return [json.loads((folder / f'{rank}.json').read_text()) for rank in range(2)]
 
 
@@ -97,10 +101,14 @@ def work(rank: int, folder: Path) -> None:
         of_two = {n: p.grad for n, p in backbone.named_parameters() if p.requires_grad}
         outcomes[name] = dict(
             without_gradient=[n for n, grad in of_two.items() if grad is None],
-            difference=max(
-                ((of_two[n] - grad).abs().max() / grad.abs().max().clamp_min(1e-12)).item()
-                for n, grad in of_one.items()
-            ),
+            difference=torch.stack(
+                [
+                    (of_two[n] - grad).abs().max() / grad.abs().max().clamp_min(1e-12)
+                    for n, grad in of_one.items()
+                ]
+            )
+            .max()
+            .item(),
         )
     (folder / f'{rank}.json').write_text(json.dumps(outcomes))
     distributed.destroy_process_group()
