@@ -70,7 +70,7 @@ def train(
 
     Raises:
         ValueError: If an option does not fit the config or the machine, the annotations do not
-            have the classes, or an image cannot be read.
+            have the classes, or an image is empty or a segmentation map unreadable.
         CheckpointError: If ``pretrained`` or ``resume`` is damaged, holds code or does not fit.
         FileNotFoundError: If ``pretrained``, ``resume`` or a part of the data does not exist.
         FileExistsError: If ``work_dir`` holds checkpoints and ``resume`` is not given.
@@ -137,7 +137,7 @@ def test(
 
     Raises:
         ValueError: If ``out`` is no pickle file, the annotations do not have the classes, or an
-            image cannot be read.
+            image is empty or a segmentation map unreadable.
         CheckpointError: If the checkpoint is damaged, holds code or is not of this model.
         FileNotFoundError: If there is no such checkpoint, or a part of the data does not exist.
         FileExistsError: If ``out`` exists.
