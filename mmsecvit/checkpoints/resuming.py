@@ -1,12 +1,15 @@
 """Stopping a training run at a signal, and going on with it as if nothing had happened."""
 
+import os
 import random
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +19,7 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import LOOPS, STRATEGIES
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.utils.data import DataLoader
 
 from .saving import ATOMIC, LAST_CHECKPOINT, AtomicBackend
 
@@ -74,24 +78,23 @@ class InterruptionHook(Hook):
         self._asked = False
         self._agreed = False
         self._started = False
-        # Where the run stands; None while that is not what the model holds.
+        # Where the run stands; None while the model holds something else.
         self._position: dict | None = None
         self._trained: dict | None = None
 
     @contextmanager
     def listening(self, runner: Runner) -> Iterator[None]:
-        """Listen to SIGTERM inside the ``with`` block, in which the runner trains."""
+        """Listen to SIGTERM inside the ``with`` block, in which the runner trains.
+
+        Workers of its data loaders outlive a signal that reaches every process of the job.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield  # no other can be told of signals
             return
+        _protect_workers(runner)
         previous = signal.signal(signal.SIGTERM, self._ask)
         try:
             yield
-        except RuntimeError:
-            # Where every process of a job gets the signal, the data loader's workers are gone.
-            if not self._asked or self._position is None:
-                raise
-            self._save_and_exit(runner)
         finally:
             signal.signal(signal.SIGTERM, previous)
 
@@ -104,7 +107,6 @@ class InterruptionHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
     ) -> None:
         self._started = True
-        self._position = None
 
     def after_train_iter(
         self,
@@ -148,8 +150,6 @@ class InterruptionHook(Hook):
         if not self._started:
             raise SystemExit(EXIT_CODE)
         self._asked = True
-        # Workers that the same signal has ended are not to break off the step in hand.
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
     def _anyone_asked(self) -> bool:
         asked = torch.tensor(int(self._asked))
@@ -168,6 +168,35 @@ class InterruptionHook(Hook):
             AtomicBackend().put(str(path).encode(), path.with_name(LAST_CHECKPOINT))
         runner.logger.info(f'Stopped by SIGTERM and saved {path}; go on with --resume.')
         raise SystemExit(EXIT_CODE)
+
+
+def _protect_workers(runner: Runner) -> None:
+    """Let workers of a runner's data loaders end at their parent's SIGTERM alone.
+
+    Without its workers, a process would keep the others waiting in the step in hand.
+    """
+    build = runner.build_dataloader
+
+    def build_dataloader(*args: Any, **kwargs: Any) -> DataLoader:
+        loader = build(*args, **kwargs)
+        loader.worker_init_fn = partial(_begin_worker, loader.worker_init_fn)
+        return loader
+
+    runner.build_dataloader = build_dataloader
+
+
+def _begin_worker(initialize: Callable[[int], None] | None, worker_id: int) -> None:
+    if initialize is not None:
+        initialize(worker_id)
+    if hasattr(signal, 'sigwaitinfo'):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_parent, daemon=True).start()
+
+
+def _obey_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 class StepSeedHook(Hook):

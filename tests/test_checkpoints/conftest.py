@@ -10,6 +10,8 @@ import atexit
 import os
 import resource
 import signal
+import subprocess
+import time
 
 import numpy as np
 import torch
@@ -81,14 +83,22 @@ class LossHook(Hook):
 
 @HOOKS.register_module(force=True)
 class SignalHook(Hook):
-    '''Sends a signal to this process, or to its group.'''
+    '''Sends a signal to this process; or has it sent to its group, or by torchrun to all.'''
 
     priority = 'LOW'
 
-    def __init__(self, signum, step, when='after_train_iter', group=False):
+    def __init__(self, signum, step, when='after_train_iter', to='process'):
         def send(runner, *args, **kwargs):
-            if runner.iter == step:
-                (os.killpg if group else os.kill)(0 if group else os.getpid(), signum)
+            if runner.iter != step or runner.rank:
+                return
+            if to == 'process':
+                os.kill(os.getpid(), signum)
+            elif to == 'group':
+                subprocess.run(['sh', '-c', f'kill -{signum} -{os.getpgid(0)}'])
+            else:
+                os.kill(os.getppid(), signum)
+                while not any(getattr(hook, '_asked', False) for hook in runner.hooks):
+                    time.sleep(0.01)
 
         setattr(self, when, send)
 

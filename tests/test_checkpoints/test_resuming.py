@@ -91,9 +91,9 @@ def test_sigterm_while_the_average_is_validated_leaves_the_regular_checkpoint(tm
 @pytest.mark.parametrize(
     ('hook', 'exit_code', 'last'),
     [
-        # Schedulers may tell the workers of the data loader, too, which end at once.
+        # Schedulers may tell the workers of the data loader, too.
         (
-            dict(type='SignalHook', signum=SIGTERM, step=5, group=True),
+            dict(type='SignalHook', signum=SIGTERM, step=5, to='group'),
             143,
             'interrupted.pth',
         ),

@@ -51,15 +51,33 @@ custom_hooks = [dict(type='DyingHook', step=10)]
 """
 
 
+WHOLE = """
+_base_ = './epochs.py'
+train_cfg = dict(max_epochs=4)
+train_dataloader = dict(
+    batch_size=1, num_workers=1, persistent_workers=True, dataset=dict(flip=False)
+)
+"""
+# torchrun passes the signal on to both processes and all their data loaders' workers.
+STOPPED = """
+_base_ = './whole.py'
+custom_hooks = [dict(type='SignalHook', signum=15, step=6, to='torchrun')]
+"""
+
+
 @pytest.fixture(scope='module', autouse=True)
 def configs(jobs):
     texts = dict(steady=STEADY, fsdp=FSDP, averaging=AVERAGING, dying=DYING)
+    texts |= dict(whole=WHOLE, stopped=STOPPED)
     for name, text in texts.items():
         (jobs / f'{name}.py').write_text(text)
 
 
-def train_in_two_processes(config, work_dir):
-    """Train under torchrun, which starts both processes anew once if one dies."""
+def train_in_two_processes(config, work_dir, signalled=False):
+    """Train under torchrun, which starts both processes anew once if one dies.
+
+    Where it is ``signalled``, SIGTERM has ended it.
+    """
     torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
     done = subprocess.run(
         [*torchrun, '--nproc-per-node=2', '--max-restarts=1', TRAIN, config]
@@ -68,7 +86,7 @@ def train_in_two_processes(config, work_dir):
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.returncode == (1 if signalled else 0), done.stderr[-4000:]
 
 
 def train_alone(config, work_dir, batch_size, **options):
@@ -139,3 +157,16 @@ def test_torchrun_restarts_a_job_of_which_one_process_died(tmp_path, jobs):
         assert losses[11:16] == losses[6:11]
     assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'epoch_4.pth')
     assert read_checkpoint(tmp_path / 'epoch_4.pth')['meta']['iter'] == 12
+
+
+def test_sigterm_to_torchrun_loses_nothing(tmp_path, jobs):
+    stopped, whole = tmp_path / 'stopped', tmp_path / 'whole'
+    train_in_two_processes(jobs / 'stopped.py', stopped, signalled=True)
+    # After step 7; the processes agree on it after step 10.
+    assert (stopped / 'last_checkpoint').read_text() == str(stopped / 'interrupted.pth')
+    assert read_checkpoint(stopped / 'interrupted.pth')['meta']['iter'] == 10
+    for work_dir in (stopped, whole):
+        train_in_two_processes(jobs / 'whole.py', work_dir)
+    assert [read_losses(stopped, rank) for rank in range(2)] == [
+        read_losses(whole, rank) for rank in range(2)
+    ]
