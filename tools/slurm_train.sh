@@ -18,7 +18,7 @@ read -ra EXTRA <<< "${SRUN_ARGS:-}"
 
 PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}" \
     MASTER_PORT="${PORT:-29500}" \
-    srun -p "$PARTITION" \
+    exec srun -p "$PARTITION" \
     --job-name="$JOB_NAME" \
     --gres="gpu:$GPUS_PER_NODE" \
     --ntasks="${GPUS:-8}" \

@@ -49,7 +49,7 @@ def main() -> None:
     try:
         with trust_checkpoints(args.pop('trust_checkpoint')):
             train(**args)
-    except CheckpointError as error:
+    except (CheckpointError, FileExistsError) as error:
         sys.exit(str(error))
 
 

@@ -20,7 +20,7 @@ from .resuming import (
     ResumableFSDPStrategy,
     StepSeedHook,
 )
-from .saving import AtomicCheckpointHook, find_last_checkpoint
+from .saving import AtomicCheckpointHook, find_last_checkpoint, list_regular_checkpoints
 
 __all__ = [
     'AtomicCheckpointHook',
@@ -34,6 +34,7 @@ __all__ = [
     'find_last_checkpoint',
     'from_released',
     'is_released',
+    'list_regular_checkpoints',
     'load_backbone_weights',
     'read_checkpoint',
     'read_checkpoints_as_data',

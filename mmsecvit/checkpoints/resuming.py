@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from .saving import ATOMIC, LAST_CHECKPOINT, AtomicBackend
 
 INTERRUPTED = 'interrupted.pth'
-ASKING_INTERVAL = 10  # iterations from one question among processes to the next
+ASKING_INTERVAL = 5  # iterations from one question among processes to the next
 EXIT_CODE = 128 + signal.SIGTERM  # as shells have it
 DATA, STEP = 0, 1  # what random numbers of a training step are for
 
@@ -69,7 +69,7 @@ class InterruptionHook(Hook):
     """Save and exit when SIGTERM comes, as schedulers send it some time before they kill.
 
     The step in hand is finished first, and those with whose gradients its own are accumulated.
-    Several processes agree every ten training steps, and when a validation ends.
+    Several processes agree every five training steps, and when a validation ends.
     """
 
     priority = 'LOWEST'

@@ -128,5 +128,11 @@ def find_last_checkpoint(work_dir: str | Path) -> Path | None:
                 'to go on with into it, or give it to --resume'
             )
         return Path(named)
-    regular = [*Path(work_dir).glob('epoch_*.pth'), *Path(work_dir).glob('iter_*.pth')]
-    return max(regular, key=lambda path: path.stat().st_mtime, default=None)
+    regular = list_regular_checkpoints(work_dir)
+    return regular[-1] if regular else None
+
+
+def list_regular_checkpoints(work_dir: str | Path) -> list[Path]:
+    """List the checkpoints that a run in ``work_dir`` wrote at its intervals, oldest first."""
+    found = [*Path(work_dir).glob('epoch_*.pth'), *Path(work_dir).glob('iter_*.pth')]
+    return sorted(found, key=lambda path: path.stat().st_mtime)

@@ -6,7 +6,12 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, ConfigDict
 
-from ..checkpoints import CheckpointError, find_last_checkpoint, read_checkpoint
+from ..checkpoints import (
+    CheckpointError,
+    find_last_checkpoint,
+    list_regular_checkpoints,
+    read_checkpoint,
+)
 
 SYNC_BATCH_NORMS = ('SyncBN', 'MMSyncBN')
 
@@ -28,7 +33,12 @@ def load_config(
 
     Returns:
         The config.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
     """
+    if not Path(config).is_file():
+        raise FileNotFoundError(f'config {config} does not exist')
     cfg = Config.fromfile(config)
     cfg.launcher = launcher
     cfg.merge_from_dict(cfg_options or {})
@@ -113,16 +123,27 @@ def set_resume(cfg: Config, resume: str | None) -> None:
     if path is None:
         return
     cfg.load_from = str(path)
-    if path.is_dir():
+    if path.is_dir() and 'strategy' in cfg:
         return  # shards, as some strategies write them
-    checkpoint = read_checkpoint(path)
+    if path.is_dir():
+        raise CheckpointError(f'resume must be a file, but {path} is a folder')
+    try:
+        checkpoint = read_checkpoint(path)
+    except CheckpointError as error:
+        others = [p for p in list_regular_checkpoints(cfg.work_dir) if p.name != path.name]
+        if resume != 'auto' or not others:
+            raise
+        raise CheckpointError(f'{error}; {others[-1]} is there to --resume from') from error
     parts = ('meta', 'state_dict', 'message_hub', 'optimizer')
     content = checkpoint if isinstance(checkpoint, dict) else {}
     missing = [part for part in parts if not isinstance(content.get(part), dict)]
+    if not missing and 'iter' not in content['meta']:
+        missing = ["meta['iter']"]
     if missing:
+        advice = '' if 'state_dict' in missing else ': give its weights to --pretrained'
         raise CheckpointError(
-            f'checkpoint {path} cannot be resumed from, since it has no {", ".join(missing)}: '
-            'give its weights to --pretrained'
+            f'checkpoint {path} cannot be resumed from, since it has no {", ".join(missing)}'
+            f'{advice}'
         )
     if cfg.get('randomness', {}).get('seed') is None:
         # The seed, which mmengine drew then, orders the data.

@@ -98,7 +98,7 @@ def find_damaged_images(paths: Iterable[str | Path]) -> dict[str, str]:
 
 
 def _find_fault(path: str) -> str | None:
-    if not Path(path).exists():
+    if not Path(path).is_file():
         return 'missing'
     if not Path(path).stat().st_size:
         return 'empty'

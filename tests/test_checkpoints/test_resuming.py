@@ -154,8 +154,14 @@ def keep_one_tensor(path):
     torch.save(torch.zeros(2), path)
 
 
-def forget_the_position(path):
+def forget_the_meta(path):
     torch.save(read_checkpoint(path) | dict(meta=5), path)
+
+
+def forget_the_position(path):
+    checkpoint = read_checkpoint(path)
+    del checkpoint['meta']['iter']
+    torch.save(checkpoint, path)
 
 
 def rename_weights(path):
@@ -173,8 +179,9 @@ def rename_weights(path):
             'epoch_1.pth cannot be resumed from, since it has no meta, message_hub, optimizer: '
             'give its weights to --pretrained$',
         ),
-        (keep_one_tensor, 'since it has no meta, state_dict, message_hub, optimizer: '),
-        (forget_the_position, 'since it has no meta: '),
+        (keep_one_tensor, 'since it has no meta, state_dict, message_hub, optimizer$'),
+        (forget_the_meta, 'since it has no meta: give its weights to --pretrained$'),
+        (forget_the_position, r"since it has no meta\['iter'\]: give its weights to --pretrained$"),
         (
             rename_weights,
             r'epoch_1.pth is not of the model of .*epochs.py: 1 weights are missing in the file '
@@ -199,6 +206,23 @@ def test_what_cannot_be_resumed_from_is_refused_and_stays(
         )
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.glob('*.pth')] == ['epoch_1.pth']
+
+
+def test_where_the_last_checkpoint_is_damaged_an_earlier_one_is_named(tmp_path, jobs, one_epoch):
+    for name in ('epoch_1.pth', 'epoch_2.pth'):
+        (tmp_path / name).write_bytes(one_epoch.read_bytes())
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_2.pth'))
+    truncate(tmp_path / 'epoch_2.pth')
+    message = 'epoch_2.pth cannot be read: .*; .*epoch_1.pth is there to --resume from$'
+    with pytest.raises(CheckpointError, match=message):
+        engine.train(jobs / 'epochs.py', work_dir=str(tmp_path), resume='auto')
+
+
+def test_a_folder_is_resumed_from_by_strategies_alone(tmp_path, jobs):
+    with pytest.raises(
+        CheckpointError, match=f'^resume must be a file, but {tmp_path} is a folder$'
+    ):
+        engine.train(jobs / 'epochs.py', work_dir=str(tmp_path / 'work'), resume=str(tmp_path))
 
 
 def test_a_config_in_a_checkpoint_is_not_run(tmp_path, jobs, one_epoch):

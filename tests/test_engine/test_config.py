@@ -3,6 +3,7 @@ from mmengine.config import Config
 
 from mmsecvit.engine.config import (
     adapt_to_cpu,
+    load_config,
     set_amp,
     set_pretrained,
     set_tensorboard,
@@ -52,6 +53,11 @@ def test_amp_keeps_what_else_the_wrapper_does():
     assert cfg.optim_wrapper == expected | dict(optimizer=dict(type='AdamW'))
     with pytest.raises(ValueError, match='got a config with ApexOptimWrapper'):
         set_amp(Config(dict(optim_wrapper=dict(type='ApexOptimWrapper'))))
+
+
+def test_an_absent_config_is_named():
+    with pytest.raises(FileNotFoundError, match='^config configs/mine.py does not exist$'):
+        load_config('configs/mine.py')
 
 
 def test_options_for_what_a_config_lacks_are_refused():

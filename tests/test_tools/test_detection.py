@@ -226,7 +226,7 @@ COMMANDS = {
 def test_launchers_pass_everything_on(tmp_path, script):
     arguments, expected = COMMANDS[script]
     echo = tmp_path / 'srun'
-    echo.write_text('#!/bin/sh\necho "$@"\n')
+    echo.write_text('#!/bin/sh\necho $$ "$@"\n')
     echo.chmod(0o755)
     environment = os.environ | {
         'PATH': f'{tmp_path}:{os.environ["PATH"]}',
@@ -239,11 +239,17 @@ def test_launchers_pass_everything_on(tmp_path, script):
         'GPUS_PER_NODE': '4',
         'SRUN_ARGS': '--mem 9G',
     }
-    done = subprocess.run(
-        [f'tools/{script}', *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+    launched = subprocess.Popen(
+        [f'tools/{script}', *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
     )
+    printed, _ = launched.communicate()
     expected = expected.replace('PYTHON', str(echo)).replace('tools/', f'{ROOT}/tools/')
-    assert done.stdout.strip() == expected, done.stderr
+    # In the script's own process, so that signals to the one reach the other.
+    assert printed.strip() == f'{launched.pid} {expected}'
     usage = subprocess.run([f'tools/{script}', 'x'], cwd=ROOT, capture_output=True, text=True)
     assert usage.returncode == 2
     assert 'usage:' in usage.stderr
@@ -329,7 +335,7 @@ def test_empty_images_end_a_run_with_their_names(tmp_path, trained, digits, digi
             image.write_bytes(b'')
     first, *_ = sorted((scenes / 'train').iterdir())
     # The data sets of training are those of its validation too.
-    message = f"image files must not be empty, but these are: '{first}', .* and 15 more$"
+    message = f"image files must be readable, but these are not: '{first} .empty.', .* and 15 more$"
     with pytest.raises(ValueError, match=message):
         engine.train(CONFIG, work_dir=str(tmp_path / 'train'), cfg_options=options)
     names = ', '.join(f"'{image}'" for image in sorted((scenes / 'val').iterdir()))
