@@ -338,8 +338,8 @@ def test_empty_images_end_a_run_with_their_names(tmp_path, trained, digits, digi
     message = f"image files must be readable, but these are not: '{first} .empty.', .* and 15 more$"
     with pytest.raises(ValueError, match=message):
         engine.train(CONFIG, work_dir=str(tmp_path / 'train'), cfg_options=options)
-    names = ', '.join(f"'{image}'" for image in sorted((scenes / 'val').iterdir()))
-    with pytest.raises(ValueError, match=f'but these are: {names}$'):
+    names = ', '.join(f"'{image} .empty.'" for image in sorted((scenes / 'val').iterdir()))
+    with pytest.raises(ValueError, match=f'but these are not: {names}$'):
         engine.test(
             CONFIG,
             str(trained / 'iter_2.pth'),
