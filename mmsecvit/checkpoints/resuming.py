@@ -1,5 +1,6 @@
 """Stopping a training run at a signal, and going on with it as if nothing had happened."""
 
+import multiprocessing
 import os
 import random
 import signal
@@ -188,13 +189,14 @@ def _protect_workers(runner: Runner) -> None:
 def _begin_worker(initialize: Callable[[int], None] | None, worker_id: int) -> None:
     if initialize is not None:
         initialize(worker_id)
-    if hasattr(signal, 'sigwaitinfo'):  # not on macOS
+    parent = multiprocessing.parent_process()
+    if parent is not None and hasattr(signal, 'sigwaitinfo'):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_obey_parent, daemon=True).start()
+        threading.Thread(target=_obey, args=(parent.pid,), daemon=True).start()
 
 
-def _obey_parent() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+def _obey(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
 
