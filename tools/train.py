@@ -49,7 +49,7 @@ def main() -> None:
     try:
         with trust_checkpoints(args.pop('trust_checkpoint')):
             train(**args)
-    except (CheckpointError, FileExistsError) as error:
+    except (CheckpointError, FileExistsError, FileNotFoundError) as error:
         sys.exit(str(error))
 
 

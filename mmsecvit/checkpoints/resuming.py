@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -79,6 +80,7 @@ class InterruptionHook(Hook):
         self._asked = False
         self._agreed = False
         self._started = False
+        self._updated = True  # no gradients wait for others
         # Where the run stands; None while the model holds something else.
         self._position: dict | None = None
         self._trained: dict | None = None
@@ -87,7 +89,8 @@ class InterruptionHook(Hook):
     def listening(self, runner: Runner) -> Iterator[None]:
         """Listen to SIGTERM inside the ``with`` block, in which the runner trains.
 
-        Workers of its data loaders outlive a signal that reaches every process of the job.
+        Workers of its data loaders outlive a signal that reaches every process of the job, where
+        they are forked, as Linux does.
         """
         if threading.current_thread() is not threading.main_thread():
             yield  # no other can be told of signals
@@ -122,10 +125,9 @@ class InterruptionHook(Hook):
         interval = 1 if get_world_size() == 1 else ASKING_INTERVAL
         if self.every_n_train_iters(runner, interval):
             self._agreed |= self._anyone_asked()
-        # Gradients that wait for others are in no checkpoint.
         accumulated = runner.cfg.optim_wrapper.get('accumulative_counts', 1)
-        if self._agreed and self.every_n_train_iters(runner, accumulated):
-            self._save_and_exit(runner)
+        self._updated = self.every_n_train_iters(runner, accumulated)
+        self._exit_if_agreed(runner)
 
     def before_val_epoch(self, runner: Runner) -> None:
         if any(isinstance(hook, EMAHook) for hook in runner.hooks):
@@ -139,13 +141,14 @@ class InterruptionHook(Hook):
         outputs: Sequence | None = None,
     ) -> None:
         # Processes may have different numbers of images to validate, and cannot agree here.
-        if self._asked and get_world_size() == 1:
-            self._save_and_exit(runner)
+        if get_world_size() == 1:
+            self._agreed |= self._asked
+            self._exit_if_agreed(runner)
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         self._position = self._trained
-        if self._anyone_asked():
-            self._save_and_exit(runner)
+        self._agreed |= self._anyone_asked()
+        self._exit_if_agreed(runner)
 
     def _ask(self, signum: int, frame: FrameType | None) -> None:
         if not self._started:
@@ -157,18 +160,26 @@ class InterruptionHook(Hook):
         all_reduce(asked, 'max')
         return bool(asked)
 
-    def _save_and_exit(self, runner: Runner) -> None:
+    def _exit_if_agreed(self, runner: Runner) -> None:
+        # Gradients that wait for others are in no checkpoint.
+        if not self._agreed or not self._updated:
+            return
         if self._position is None:
-            runner.logger.info('Stopped by SIGTERM; go on from the last checkpoint with --resume.')
-            raise SystemExit(EXIT_CODE)
+            said = 'Stopped by SIGTERM; go on from the last checkpoint with --resume.'
+        else:
+            said = f'Stopped by SIGTERM and saved {self._save(runner)}; go on with --resume.'
+        runner.logger.info(said)
+        _end_workers()
+        raise SystemExit(EXIT_CODE)
+
+    def _save(self, runner: Runner) -> Path:
         path = Path(runner.work_dir, INTERRUPTED)
         runner.save_checkpoint(
             runner.work_dir, path.name, meta=self._position, by_epoch=False, backend_args=ATOMIC
         )
         if get_rank() == 0:
             AtomicBackend().put(str(path).encode(), path.with_name(LAST_CHECKPOINT))
-        runner.logger.info(f'Stopped by SIGTERM and saved {path}; go on with --resume.')
-        raise SystemExit(EXIT_CODE)
+        return path
 
 
 def _protect_workers(runner: Runner) -> None:
@@ -192,13 +203,22 @@ def _begin_worker(initialize: Callable[[int], None] | None, worker_id: int) -> N
     parent = multiprocessing.parent_process()
     if parent is not None and hasattr(signal, 'sigwaitinfo'):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_obey, args=(parent.pid,), daemon=True).start()
+        threading.Thread(target=_obey, args=(parent,), daemon=True).start()
 
 
-def _obey(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+def _obey(parent: BaseProcess) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid and parent.is_alive():
         pass
     os._exit(0)
+
+
+def _end_workers() -> None:
+    """End the workers of data loaders, which may be in the middle of something."""
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would raise an error
+    for worker in multiprocessing.active_children():
+        worker.kill()
+        worker.join()
+    signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
 
 
 class StepSeedHook(Hook):

@@ -137,8 +137,8 @@ def set_resume(cfg: Config, resume: str | None) -> None:
     parts = ('meta', 'state_dict', 'message_hub', 'optimizer')
     content = checkpoint if isinstance(checkpoint, dict) else {}
     missing = [part for part in parts if not isinstance(content.get(part), dict)]
-    if not missing and 'iter' not in content['meta']:
-        missing = ["meta['iter']"]
+    if not missing:
+        missing = [f"meta['{key}']" for key in ('epoch', 'iter') if key not in content['meta']]
     if missing:
         advice = '' if 'state_dict' in missing else ': give its weights to --pretrained'
         raise CheckpointError(

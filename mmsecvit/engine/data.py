@@ -166,7 +166,8 @@ def _read_class_names(ann_file: Path) -> list[str]:
 
 def is_local(node: ConfigDict, path: str | None) -> bool:
     """Whether a setting of a data set or a metric is a path on local disks."""
-    return not (not path or '://' in path or node.get('backend_args'))
+    backend = (node.get('backend_args') or {}).get('backend', 'local')
+    return backend == 'local' and bool(path) and '://' not in str(path)
 
 
 def _must_exist(setting: str, path: str | Path) -> None:

@@ -91,7 +91,8 @@ def find_damaged_images(paths: Iterable[str | Path]) -> dict[str, str]:
         paths: Image files.
 
     Returns:
-        By path what is wrong: ``missing``, ``empty``, ``no image`` or ``cut off``.
+        By path what is wrong: ``missing``, ``empty``, ``no image``, ``cut off`` or what the system
+        says.
     """
     faults = ((str(path), _find_fault(str(path))) for path in paths)
     return {path: fault for path, fault in faults if fault}
@@ -117,9 +118,7 @@ def _find_fault(path: str) -> str | None:
     except Image.DecompressionBombError:
         return None  # too large for Pillow, which need not be what reads it
     except (OSError, SyntaxError, ValueError) as error:
-        if getattr(error, 'errno', None):
-            raise  # the disk's
-        return 'cut off'
+        return getattr(error, 'strerror', None) or 'cut off'
     return None
 
 

@@ -22,6 +22,7 @@ from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
 from torch import nn
 
 from mmsecvit import SecViT
+from mmsecvit.checkpoints import InterruptionHook
 
 
 @atexit.register
@@ -97,8 +98,10 @@ class SignalHook(Hook):
                 subprocess.run(['sh', '-c', f'kill -{signum} -{os.getpgid(0)}'])
             else:
                 os.kill(os.getppid(), signum)
-                while not any(getattr(hook, '_asked', False) for hook in runner.hooks):
-                    time.sleep(0.01)
+                (hook,) = [h for h in runner.hooks if isinstance(h, InterruptionHook)]
+                for _ in range(3000):
+                    if not hook._asked:
+                        time.sleep(0.01)  # until torchrun has passed it on
 
         setattr(self, when, send)
 

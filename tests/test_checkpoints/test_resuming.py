@@ -60,9 +60,9 @@ def test_sigterm_loses_nothing(tmp_path, uninterrupted, when, step, position):
     resume_and_compare(tmp_path, uninterrupted)
 
 
-@pytest.mark.parametrize('step', [4, 5])
-def test_sigterm_waits_for_the_gradients_that_others_wait_for(tmp_path, jobs, step):
-    accumulate = {'optim_wrapper.accumulative_counts': 2}
+@pytest.mark.parametrize(('step', 'accumulated'), [(4, 2), (5, 2), (3, 3)])  # after 3, a validation
+def test_sigterm_waits_for_the_gradients_that_others_wait_for(tmp_path, jobs, step, accumulated):
+    accumulate = {'optim_wrapper.accumulative_counts': accumulated}
     config, work_dirs = jobs / 'epochs.py', (tmp_path / 'stopped', tmp_path / 'whole')
     hook = dict(type='SignalHook', signum=SIGTERM, step=step)
     with pytest.raises(SystemExit):
@@ -160,7 +160,7 @@ def forget_the_meta(path):
 
 def forget_the_position(path):
     checkpoint = read_checkpoint(path)
-    del checkpoint['meta']['iter']
+    del checkpoint['meta']['iter'], checkpoint['meta']['epoch']
     torch.save(checkpoint, path)
 
 
@@ -181,7 +181,10 @@ def rename_weights(path):
         ),
         (keep_one_tensor, 'since it has no meta, state_dict, message_hub, optimizer$'),
         (forget_the_meta, 'since it has no meta: give its weights to --pretrained$'),
-        (forget_the_position, r"since it has no meta\['iter'\]: give its weights to --pretrained$"),
+        (
+            forget_the_position,
+            r"since it has no meta\['epoch'\], meta\['iter'\]: give its weights to --pretrained$",
+        ),
         (
             rename_weights,
             r'epoch_1.pth is not of the model of .*epochs.py: 1 weights are missing in the file '

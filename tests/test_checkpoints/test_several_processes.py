@@ -85,6 +85,7 @@ def train_in_two_processes(config, work_dir, signalled=False):
         env=os.environ | dict(TORCH_DISABLE_SHARE_RDZV_TCP_STORE='1', OMP_NUM_THREADS='1'),
         capture_output=True,
         text=True,
+        timeout=300,
     )
     assert done.returncode == (1 if signalled else 0), done.stderr[-4000:]
 
