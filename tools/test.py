@@ -3,10 +3,8 @@
 import argparse
 import sys
 
-from mmengine.config import DictAction
-
 from mmsecvit.checkpoints import CheckpointError, add_trust_option, trust_checkpoints
-from mmsecvit.engine import test
+from mmsecvit.engine import add_config_options, test
 
 
 def parse_args() -> argparse.Namespace:
@@ -20,13 +18,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--wait-time', type=float, default=2.0, help='seconds that a window stays (default: 2)'
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override values of the config, e.g. test_dataloader.batch_size=4',
-    )
+    add_config_options(parser, example='test_dataloader.batch_size=4')
     add_trust_option(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     return parser.parse_args()

@@ -3,10 +3,8 @@
 import argparse
 import sys
 
-from mmengine.config import DictAction
-
 from mmsecvit.checkpoints import CheckpointError, add_trust_option, trust_checkpoints
-from mmsecvit.engine import train
+from mmsecvit.engine import add_config_options, train
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,13 +30,7 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='log for TensorBoard too, into the work directory',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override values of the config, e.g. train_dataloader.batch_size=4',
-    )
+    add_config_options(parser, example='train_dataloader.batch_size=4')
     add_trust_option(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     return parser.parse_args()

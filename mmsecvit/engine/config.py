@@ -1,10 +1,11 @@
 """What the command line and the machine change in a config."""
 
+from argparse import ArgumentParser
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config, ConfigDict, DictAction
 
 from ..checkpoints import (
     CheckpointError,
@@ -14,6 +15,22 @@ from ..checkpoints import (
 )
 
 SYNC_BATCH_NORMS = ('SyncBN', 'MMSyncBN')
+
+
+def add_config_options(parser: ArgumentParser, example: str) -> None:
+    """Give a command line ``--cfg-options``, as :func:`load_config` takes them.
+
+    Args:
+        parser: Parser of the command line.
+        example: What the help shows, KEY=VALUE.
+    """
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help=f'override values of the config, e.g. {example}',
+    )
 
 
 def load_config(
@@ -29,7 +46,7 @@ def load_config(
         work_dir: Where logs and checkpoints go. Defaults to the config's own, else to
             ``work_dirs/`` and the config's name.
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
-        cfg_options: Values by dotted key, as from mmengine's ``DictAction``.
+        cfg_options: Values by dotted key, as from :func:`add_config_options`.
 
     Returns:
         The config.
@@ -123,9 +140,9 @@ def set_resume(cfg: Config, resume: str | None) -> None:
     if path is None:
         return
     cfg.load_from = str(path)
-    if path.is_dir() and 'strategy' in cfg:
-        return  # shards, as some strategies write them
     if path.is_dir():
+        if 'strategy' in cfg:
+            return  # shards, as some strategies write them
         raise CheckpointError(f'resume must be a file, but {path} is a folder')
     try:
         checkpoint = read_checkpoint(path)

@@ -3,9 +3,8 @@
 import argparse
 import sys
 
-from mmengine.config import DictAction
-
 from mmsecvit.analysis import complexity_table, count_complexity
+from mmsecvit.engine import add_config_options
 
 
 def main() -> None:
@@ -19,13 +18,7 @@ def main() -> None:
         help="height and width of the image (default: the paper's, 800 1280 for detectors, "
         '512 2048 for segmenters, 224 224 for classifiers)',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override values of the config, e.g. model.backbone.arch=small',
-    )
+    add_config_options(parser, example='model.backbone.arch=small')
     args = parser.parse_args()
     try:
         print(complexity_table(count_complexity(args.config, args.shape, args.cfg_options)))

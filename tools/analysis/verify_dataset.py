@@ -3,9 +3,7 @@
 import argparse
 import sys
 
-from mmengine.config import DictAction
-
-from mmsecvit.engine import verify_images
+from mmsecvit.engine import add_config_options, verify_images
 
 
 def main() -> None:
@@ -13,13 +11,7 @@ def main() -> None:
         description=__doc__, epilog='Exits with 1 if there is any such file.'
     )
     parser.add_argument('config', help='config file')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override values of the config, e.g. train_dataloader.dataset.data_root=data/mine',
-    )
+    add_config_options(parser, example='train_dataloader.dataset.data_root=data/mine')
     args = parser.parse_args()
     try:
         num_files, damaged = verify_images(args.config, args.cfg_options)
