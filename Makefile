@@ -34,7 +34,7 @@ choose_device = set -eu; \
 demo: env
 	@$(choose_device); \
 	echo '[1/4] Compose scenes of handwritten digits'; \
-	$(PY) tools/dataset_converters/digit_scenes.py data/digit_scenes; \
+	$(PY) demo/digit_scenes.py data/digit_scenes; \
 	echo '[2/4] Train'; \
 	$(PY) tools/train.py $(DEMO_CONFIG) --work-dir $(DEMO_DIR) --resume; \
 	echo '[3/4] Evaluate, and draw the predictions'; \

@@ -5,10 +5,10 @@ from .version import __version__
 
 dependencies.check()
 
+from .apis import get_model, list_models  # noqa: E402
 from .backbones import SECFasterViT, SECSwin, SecViT  # noqa: E402
-from .heads import SecViTNeck  # noqa: E402
-from .models import get_model, list_models  # noqa: E402
-from .visualization import ClusterVisualizationHook  # noqa: E402
+from .engine.hooks import ClusterVisualizationHook  # noqa: E402
+from .necks import SecViTNeck  # noqa: E402
 
 __all__ = [
     'ClusterVisualizationHook',

@@ -3,8 +3,8 @@
 import argparse
 import sys
 
+from mmsecvit.apis import infer
 from mmsecvit.checkpoints import add_trust_option, trust_checkpoints
-from mmsecvit.engine import infer
 
 
 def main() -> None:

@@ -3,8 +3,8 @@
 import argparse
 import sys
 
+from mmsecvit.apis import add_config_options, test
 from mmsecvit.checkpoints import CheckpointError, add_trust_option, trust_checkpoints
-from mmsecvit.engine import add_config_options, test
 
 
 def parse_args() -> argparse.Namespace:

@@ -14,7 +14,7 @@ from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from ..engine.config import load_config
+from ..apis.config import load_config
 from ..layers import SECA
 from ..ops import cluster_bounds
 

@@ -1,4 +1,4 @@
-"""Reading, writing and resuming from checkpoints, and the authors' weights under our names.
+"""Read checkpoints as data, check that they fit, and rename the authors' weights.
 
 State dicts are mapped by names and shapes alone; no backbone is known here.
 """
@@ -14,27 +14,13 @@ from .loading import (
     trust_checkpoints,
 )
 from .released import from_released, is_released, to_released
-from .resuming import (
-    InterruptionHook,
-    ResumableEpochLoop,
-    ResumableFSDPStrategy,
-    StepSeedHook,
-)
-from .saving import AtomicCheckpointHook, find_last_checkpoint, list_regular_checkpoints
 
 __all__ = [
-    'AtomicCheckpointHook',
     'CheckpointError',
-    'InterruptionHook',
-    'ResumableEpochLoop',
-    'ResumableFSDPStrategy',
-    'StepSeedHook',
     'add_trust_option',
     'check_fit',
-    'find_last_checkpoint',
     'from_released',
     'is_released',
-    'list_regular_checkpoints',
     'load_backbone_weights',
     'read_checkpoint',
     'read_checkpoints_as_data',

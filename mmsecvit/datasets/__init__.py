@@ -1,5 +1,5 @@
-"""Data sets that come with the package; they need its extra ``demo``."""
+"""Checks of the data that a config names."""
 
-from .digit_scenes import make_digit_scenes, split_digits
+from .checks import check_data, find_datasets
 
-__all__ = ['make_digit_scenes', 'split_digits']
+__all__ = ['check_data', 'find_datasets']

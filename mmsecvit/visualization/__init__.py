@@ -1,14 +1,11 @@
 """Pictures of what training and the network do."""
 
 from .clusters import cluster_maps, draw_clusters, paint_clusters, record_ranks
-from .hooks import ClusterVisualizationHook, image_normalization
 from .log_curves import plot_log
 
 __all__ = [
-    'ClusterVisualizationHook',
     'cluster_maps',
     'draw_clusters',
-    'image_normalization',
     'paint_clusters',
     'plot_log',
     'record_ranks',

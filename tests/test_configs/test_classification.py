@@ -10,7 +10,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from mmsecvit import list_models
-from mmsecvit.models import NETWORKS
+from mmsecvit.apis.models import NETWORKS
 
 pytest.importorskip('mmpretrain')
 

@@ -15,7 +15,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from torch import nn
 
-from mmsecvit.engine.config import adapt_to_cpu
+from mmsecvit.apis.config import adapt_to_cpu
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 ARCHS = {'t': 'tiny', 's': 'small', 'b': 'base', 'l': 'large'}

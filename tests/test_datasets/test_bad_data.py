@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
-from mmsecvit.engine.images import naming_damaged_images
+from mmsecvit.apis.verification import naming_damaged_images
 
 pytest.importorskip('mmdet')
 CONFIG = Path(__file__).parents[2] / 'configs' / 'retinanet_secvit_t_1x.py'

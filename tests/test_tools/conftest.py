@@ -9,7 +9,7 @@ CONFIG = Path(__file__).parents[2] / 'configs' / 'mask_rcnn_secvit_digits.py'
 def digits(tmp_path_factory) -> Path:
     """A few scenes of handwritten digits."""
     pytest.importorskip('sklearn', reason='needs the extra `demo`')
-    from mmsecvit.datasets import make_digit_scenes
+    from digit_scenes import make_digit_scenes
 
     root = tmp_path_factory.mktemp('digits') / 'scenes'
     make_digit_scenes(root, num_train=16, num_val=4)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from mmsecvit import engine
+from mmsecvit import apis
 
 ROOT = Path(__file__).parents[2]
 
@@ -123,7 +123,7 @@ def trained(request, tmp_path_factory):
     config, work_dir = root / f'{request.param}.py', root / 'work'
     text = task['config'].format(root=root / request.param, backbone=BACKBONE)
     config.write_text(text + SCHEDULE.format(metric=task['metric']))
-    engine.train(config, work_dir=str(work_dir))
+    apis.train(config, work_dir=str(work_dir))
     return SimpleNamespace(
         task=request.param,
         metric=task['metric'],
@@ -137,7 +137,7 @@ def trained(request, tmp_path_factory):
 def test_the_same_functions_train_and_test(tmp_path, trained):
     (log,) = trained.work_dir.glob('*/*.log')
     assert log.read_text().count('trains from scratch') == (trained.task == 'seg')
-    metrics = engine.test(
+    metrics = apis.test(
         trained.config,
         trained.checkpoint,
         work_dir=str(tmp_path / 'test'),
@@ -163,7 +163,7 @@ def test_training_ends_with_the_best_checkpoint_and_the_command_that_evaluates_i
     assert Path(logged.removeprefix('Log: ')).resolve() == log
     python, tool, *arguments = command.removeprefix('Evaluate it with: ').split()
     assert (python, tool) == ('python', 'tools/test.py')
-    metrics = engine.test(*arguments, work_dir=str(tmp_path))
+    metrics = apis.test(*arguments, work_dir=str(tmp_path))
     assert metric == f'{trained.metric} {metrics[trained.metric]:.4g}'
 
 

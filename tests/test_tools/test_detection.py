@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmsecvit import engine
+from mmsecvit import apis
 from mmsecvit.checkpoints import read_checkpoint, read_state_dict
 
 from .conftest import CONFIG
@@ -38,13 +38,13 @@ def trained(tmp_path_factory, digit_options) -> Path:
     options = digit_options | {'default_hooks.checkpoint.save_best': None}
     options['default_hooks.logger.interval'] = 1
     tensorboard = find_spec('tensorboard') is not None
-    engine.train(CONFIG, work_dir=str(work_dir), tensorboard=tensorboard, cfg_options=options)
+    apis.train(CONFIG, work_dir=str(work_dir), tensorboard=tensorboard, cfg_options=options)
     return work_dir
 
 
 def test_testing_repeats_the_validation_of_training(tmp_path, trained, digit_options):
     out = tmp_path / 'predictions.pkl'
-    metrics = engine.test(
+    metrics = apis.test(
         CONFIG,
         str(trained / 'iter_2.pth'),
         work_dir=str(tmp_path / 'test'),
@@ -59,16 +59,16 @@ def test_testing_repeats_the_validation_of_training(tmp_path, trained, digit_opt
     assert len(list((tmp_path / 'pictures').rglob('*.png'))) == 4
 
     with pytest.raises(FileExistsError, match='out must be a new file, but .* exists'):
-        engine.test(CONFIG, str(trained / 'iter_2.pth'), out=str(out))
+        apis.test(CONFIG, str(trained / 'iter_2.pth'), out=str(out))
 
 
 def test_resuming_goes_on_where_training_stopped(tmp_path, digit_options):
     work_dir = str(tmp_path)
     once = digit_options | {'train_cfg.max_iters': 1}
-    engine.train(CONFIG, work_dir=work_dir, cfg_options=once)
+    apis.train(CONFIG, work_dir=work_dir, cfg_options=once)
     with pytest.raises(FileExistsError, match=r'holds checkpoints .*iter_1.pth.*: add --resume'):
-        engine.train(CONFIG, work_dir=work_dir, cfg_options=digit_options)
-    engine.train(CONFIG, work_dir=work_dir, resume='auto', cfg_options=digit_options)
+        apis.train(CONFIG, work_dir=work_dir, cfg_options=digit_options)
+    apis.train(CONFIG, work_dir=work_dir, resume='auto', cfg_options=digit_options)
     checkpoint = read_checkpoint(tmp_path / 'iter_2.pth')
     assert checkpoint['meta']['iter'] == 2
     steps = {int(state['step']) for state in checkpoint['optimizer']['state'].values()}
@@ -80,7 +80,7 @@ def test_pretrained_sets_the_backbones_weights_and_silences_the_warning(
 ):
     still = digit_options | {'optim_wrapper.optimizer.lr': 0.0, 'train_cfg.max_iters': 1}
     pretrained = trained / 'iter_2.pth'
-    engine.train(CONFIG, work_dir=str(tmp_path), pretrained=str(pretrained), cfg_options=still)
+    apis.train(CONFIG, work_dir=str(tmp_path), pretrained=str(pretrained), cfg_options=still)
     given, got = read_state_dict(pretrained), read_state_dict(tmp_path / 'iter_1.pth')
     for name, value in got.items():
         if name.startswith('backbone.') and 'running' not in name and 'num_batches' not in name:
@@ -100,12 +100,12 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, trained, digit_optio
         ValueError,
         match=r'iter_2.pth is not of the model of .*: 12 weights of the file have no place',
     ):
-        engine.test(CONFIG, str(trained / 'iter_2.pth'), work_dir=str(tmp_path), cfg_options=other)
+        apis.test(CONFIG, str(trained / 'iter_2.pth'), work_dir=str(tmp_path), cfg_options=other)
     # Fine-tuning, for which heads may differ.
     other['load_from'] = str(trained / 'iter_2.pth')
     other['model.roi_head.bbox_head.fc_out_channels'] = 64
     with pytest.raises(ValueError, match='12 weights of the file have no place'):
-        engine.train(CONFIG, work_dir=str(tmp_path / 'tuned'), cfg_options=other)
+        apis.train(CONFIG, work_dir=str(tmp_path / 'tuned'), cfg_options=other)
 
 
 @pytest.mark.parametrize(
@@ -126,15 +126,15 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, trained, digit_optio
 )
 def test_options_that_cannot_work_are_refused_before_training(tmp_path, arguments, error, message):
     with pytest.raises(error, match=message):
-        engine.train(CONFIG, work_dir=str(tmp_path), **arguments)
+        apis.train(CONFIG, work_dir=str(tmp_path), **arguments)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='is about machines without a GPU')
 def test_options_that_need_a_gpu_say_so(tmp_path, digit_options):
     with pytest.raises(ValueError, match='amp needs an accelerator'):
-        engine.train(CONFIG, work_dir=str(tmp_path), amp=True)
+        apis.train(CONFIG, work_dir=str(tmp_path), amp=True)
     with pytest.raises(ValueError, match="launcher 'slurm' needs accelerators"):
-        engine.train(CONFIG, work_dir=str(tmp_path), launcher='slurm', cfg_options=digit_options)
+        apis.train(CONFIG, work_dir=str(tmp_path), launcher='slurm', cfg_options=digit_options)
 
 
 def run_in_two_processes(script, *arguments):
@@ -170,7 +170,7 @@ def test_two_processes_find_what_one_does(tmp_path, trained, digit_options):
     run_in_two_processes('dist_test.sh', *arguments, '--cfg-options', *options)
     together = pickle.loads(out.read_bytes())
     assert [p['img_id'] for p in together] == [0, 1, 2, 3]
-    engine.test(
+    apis.test(
         CONFIG,
         str(trained / 'iter_2.pth'),
         work_dir=str(tmp_path / 'alone'),
@@ -270,7 +270,7 @@ def test_without_a_best_checkpoint_training_ends_with_the_last(trained):
 
 def test_training_without_checkpoints_ends_with_the_log(tmp_path, digit_options):
     options = digit_options | {'train_cfg.max_iters': 1, 'default_hooks.checkpoint': None}
-    engine.train(CONFIG, work_dir=str(tmp_path), cfg_options=options)
+    apis.train(CONFIG, work_dir=str(tmp_path), cfg_options=options)
     (log,) = tmp_path.glob('*/*.log')
     *_, complete, where = log.read_text().splitlines()
     assert complete.endswith('Training is complete.')
@@ -280,7 +280,7 @@ def test_training_without_checkpoints_ends_with_the_log(tmp_path, digit_options)
 def test_inference_repeats_the_predictions_of_testing(tmp_path, trained, digits, digit_options):
     checkpoint = str(trained / 'iter_2.pth')
     out = tmp_path / 'predictions.pkl'
-    engine.test(
+    apis.test(
         CONFIG,
         checkpoint,
         work_dir=str(tmp_path / 'test'),
@@ -290,7 +290,7 @@ def test_inference_repeats_the_predictions_of_testing(tmp_path, trained, digits,
     tested = pickle.loads(out.read_bytes())[0]
     (image, *_) = sorted((digits / 'val').iterdir())
     assert Path(tested['img_path']).name == image.name
-    assert engine.infer([image], trained / CONFIG.name, checkpoint, tmp_path / 'out') == []
+    assert apis.infer([image], trained / CONFIG.name, checkpoint, tmp_path / 'out') == []
     prediction = json.loads((tmp_path / 'out' / 'preds' / f'{image.stem}.json').read_text())
     instances = tested['pred_instances']
     assert prediction['labels'] == instances['labels'].tolist()
@@ -320,7 +320,7 @@ def test_tensorboard_gets_what_the_log_gets(trained):
 def test_without_its_package_tensorboard_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'tensorboard', None)
     with pytest.raises(ValueError, match='tensorboard needs the package of that name: pip install'):
-        engine.train(CONFIG, work_dir=str(tmp_path), tensorboard=True)
+        apis.train(CONFIG, work_dir=str(tmp_path), tensorboard=True)
 
 
 def test_empty_images_end_a_run_with_their_names(tmp_path, trained, digits, digit_options):
@@ -337,10 +337,10 @@ def test_empty_images_end_a_run_with_their_names(tmp_path, trained, digits, digi
     # The data sets of training are those of its validation too.
     message = f"image files must be readable, but these are not: '{first} .empty.', .* and 15 more$"
     with pytest.raises(ValueError, match=message):
-        engine.train(CONFIG, work_dir=str(tmp_path / 'train'), cfg_options=options)
+        apis.train(CONFIG, work_dir=str(tmp_path / 'train'), cfg_options=options)
     names = ', '.join(f"'{image} .empty.'" for image in sorted((scenes / 'val').iterdir()))
     with pytest.raises(ValueError, match=f'but these are not: {names}$'):
-        engine.test(
+        apis.test(
             CONFIG,
             str(trained / 'iter_2.pth'),
             work_dir=str(tmp_path / 'test'),

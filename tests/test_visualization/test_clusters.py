@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from mmsecvit import SECFasterViT, SecViT
-from mmsecvit.engine import visualize_clusters
+from mmsecvit.apis import visualize_clusters
 from mmsecvit.ops import kmeans_order, semantic_order
 from mmsecvit.visualization import cluster_maps, draw_clusters, paint_clusters, record_ranks
 from mmsecvit.visualization.clusters import GAP, TokenRanks

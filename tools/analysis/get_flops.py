@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from mmsecvit.analysis import complexity_table, count_complexity
-from mmsecvit.engine import add_config_options
+from mmsecvit.apis import add_config_options
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from mmsecvit.engine import add_config_options, verify_images
+from mmsecvit.apis import add_config_options, verify_images
 
 
 def main() -> None:

@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from mmsecvit.apis import visualize_clusters
 from mmsecvit.checkpoints import add_trust_option, trust_checkpoints
-from mmsecvit.engine import visualize_clusters
 
 
 def _number_or(*words: str):

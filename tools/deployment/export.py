@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from mmsecvit.apis.export import SUFFIXES, compare, export, load_network
 from mmsecvit.checkpoints import add_trust_option, trust_checkpoints
-from mmsecvit.engine.export import SUFFIXES, compare, export, load_network
 
 
 def main() -> None:

@@ -3,8 +3,8 @@
 import argparse
 import sys
 
+from mmsecvit.apis import convert_released
 from mmsecvit.checkpoints import add_trust_option, trust_checkpoints
-from mmsecvit.engine import convert_released
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 import pytest
 
-from mmsecvit.engine import infer
-from mmsecvit.engine.inference import find_images
+from mmsecvit.apis import infer
+from mmsecvit.apis.inference import find_images
 
 
 @pytest.fixture

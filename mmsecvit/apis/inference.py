@@ -17,7 +17,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..checkpoints import read_checkpoints_as_data
 from .config import check_operators
-from .run import check_weights
+from .train import check_weights
 
 # From the path of an image to a picture of the prediction, (H, W, 3) uint8 RGB, and the
 # prediction as plain data.

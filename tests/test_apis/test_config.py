@@ -1,7 +1,7 @@
 import pytest
 from mmengine.config import Config
 
-from mmsecvit.engine.config import (
+from mmsecvit.apis.config import (
     adapt_to_cpu,
     load_config,
     set_amp,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..checkpoints import read_state_dict
 from ..layers import SECA
 from .config import adapt_to_cpu, set_pretrained
-from .run import check_weights
+from .train import check_weights
 
 SUFFIXES = {'onnx': '.onnx', 'torch_export': '.pt2'}
 

@@ -11,7 +11,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from .loading import CheckpointError
+from ...checkpoints import CheckpointError
 
 LAST_CHECKPOINT = 'last_checkpoint'  # mmengine's name for the file that names a checkpoint
 ATOMIC = dict(backend='atomic')

@@ -14,8 +14,8 @@ from mmengine.utils import track_iter_progress
 from PIL import Image, UnidentifiedImageError
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from ..datasets.checks import check_data, find_datasets, is_local, some
 from .config import load_config
-from .data import check_data, find_datasets, is_local, some
 
 FILES = ('img_path', 'seg_map_path')  # the toolboxes' names for a sample's files
 ENDS = {'JPEG': b'\xff\xd9', 'PNG': b'IEND\xaeB`\x82'}

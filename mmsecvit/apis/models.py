@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger, print_log
 from mmengine.model import BaseModel
 
-from .checkpoints import check_fit, from_released, is_released, read_checkpoint, read_state_dict
+from ..checkpoints import check_fit, from_released, is_released, read_checkpoint, read_state_dict
 
 
 def _classifier(backbone: dict, in_channels: int, neck: dict | None = None) -> dict:

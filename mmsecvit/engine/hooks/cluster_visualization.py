@@ -12,7 +12,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from .clusters import draw_clusters, record_ranks
+from ...visualization.clusters import draw_clusters, record_ranks
 
 
 @HOOKS.register_module()

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 import mmsecvit
 from mmsecvit import get_model, list_models
-from mmsecvit.models import IMAGENET
+from mmsecvit.apis.models import IMAGENET
 
 pytest.importorskip('mmpretrain')
 

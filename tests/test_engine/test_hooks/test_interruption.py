@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mmsecvit import engine
+from mmsecvit import apis
 from mmsecvit.checkpoints import CheckpointError, read_checkpoint, read_state_dict
 
-from .conftest import read_losses
+from ..conftest import read_losses
 
 TRAIN = Path(__file__).parents[2] / 'tools' / 'train.py'
 SIGTERM, SIGKILL, SIGXFSZ = map(int, (signal.SIGTERM, signal.SIGKILL, signal.SIGXFSZ))
@@ -21,7 +21,7 @@ def uninterrupted(request, tmp_path_factory, jobs):
     """Losses and weights of a job that nothing interrupts."""
     work_dir = tmp_path_factory.mktemp(request.param)
     config = jobs / f'{request.param}.py'
-    engine.train(config, work_dir=str(work_dir))
+    apis.train(config, work_dir=str(work_dir))
     (last,) = work_dir.glob('*.pth')
     return SimpleNamespace(
         config=config, losses=read_losses(work_dir), last=last.name, weights=read_state_dict(last)
@@ -30,7 +30,7 @@ def uninterrupted(request, tmp_path_factory, jobs):
 
 def resume_and_compare(work_dir, uninterrupted):
     """Resume and assert that losses of all steps and the weights are the uninterrupted job's."""
-    engine.train(uninterrupted.config, work_dir=str(work_dir), resume='auto')
+    apis.train(uninterrupted.config, work_dir=str(work_dir), resume='auto')
     assert read_losses(work_dir) == uninterrupted.losses
     weights = read_state_dict(work_dir / uninterrupted.last)
     assert all(torch.equal(weights[key], value) for key, value in uninterrupted.weights.items())
@@ -47,7 +47,7 @@ def resume_and_compare(work_dir, uninterrupted):
 def test_sigterm_loses_nothing(tmp_path, uninterrupted, when, step, position):
     hook = dict(type='SignalHook', signum=SIGTERM, step=step, when=when)
     with pytest.raises(SystemExit) as ended:
-        engine.train(
+        apis.train(
             uninterrupted.config, work_dir=str(tmp_path), cfg_options={'custom_hooks': [hook]}
         )
     assert ended.value.code == 143
@@ -66,12 +66,12 @@ def test_sigterm_waits_for_the_gradients_that_others_wait_for(tmp_path, jobs, st
     config, work_dirs = jobs / 'epochs.py', (tmp_path / 'stopped', tmp_path / 'whole')
     hook = dict(type='SignalHook', signum=SIGTERM, step=step)
     with pytest.raises(SystemExit):
-        engine.train(
+        apis.train(
             config, work_dir=str(work_dirs[0]), cfg_options={'custom_hooks': [hook], **accumulate}
         )
     assert read_checkpoint(work_dirs[0] / 'interrupted.pth')['meta']['iter'] == 6
-    engine.train(config, work_dir=str(work_dirs[0]), resume='auto', cfg_options=accumulate)
-    engine.train(config, work_dir=str(work_dirs[1]), cfg_options=accumulate)
+    apis.train(config, work_dir=str(work_dirs[0]), resume='auto', cfg_options=accumulate)
+    apis.train(config, work_dir=str(work_dirs[1]), cfg_options=accumulate)
     assert read_losses(work_dirs[0]) == read_losses(work_dirs[1])
 
 
@@ -81,9 +81,7 @@ def test_sigterm_while_the_average_is_validated_leaves_the_regular_checkpoint(tm
         dict(type='SignalHook', signum=SIGTERM, step=4, when='after_val_iter'),
     ]
     with pytest.raises(SystemExit):
-        engine.train(
-            jobs / 'epochs.py', work_dir=str(tmp_path), cfg_options={'custom_hooks': hooks}
-        )
+        apis.train(jobs / 'epochs.py', work_dir=str(tmp_path), cfg_options={'custom_hooks': hooks})
     assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'epoch_1.pth')
     assert [p.name for p in tmp_path.glob('*.pth')] == ['epoch_1.pth']
 
@@ -119,8 +117,8 @@ def test_a_killed_process_is_gone_on_with(tmp_path, jobs, hook, exit_code, last)
     found = Path((work_dirs[0] / 'last_checkpoint').read_text())
     assert found.name == last
     read_checkpoint(found)
-    engine.train(config, work_dir=str(work_dirs[0]), resume='auto', cfg_options=workers)
-    engine.train(config, work_dir=str(work_dirs[1]), cfg_options=workers)
+    apis.train(config, work_dir=str(work_dirs[0]), resume='auto', cfg_options=workers)
+    apis.train(config, work_dir=str(work_dirs[1]), cfg_options=workers)
     assert read_losses(work_dirs[0]) == read_losses(work_dirs[1])
 
 
@@ -129,13 +127,13 @@ def one_epoch(tmp_path_factory, jobs):
     """Checkpoint of one epoch, which drew its seed."""
     work_dir = tmp_path_factory.mktemp('one_epoch')
     options = {'train_cfg.max_epochs': 1, 'randomness.seed': None}
-    engine.train(jobs / 'epochs.py', work_dir=str(work_dir), cfg_options=options)
+    apis.train(jobs / 'epochs.py', work_dir=str(work_dir), cfg_options=options)
     return work_dir / 'epoch_1.pth'
 
 
 def test_the_seed_that_was_drawn_is_kept(tmp_path, jobs, one_epoch):
     options = {'train_cfg.max_epochs': 2, 'randomness.seed': None}
-    runner = engine.train(
+    runner = apis.train(
         jobs / 'epochs.py', work_dir=str(tmp_path), resume=str(one_epoch), cfg_options=options
     )
     seed = read_checkpoint(one_epoch)['meta']['seed']
@@ -202,7 +200,7 @@ def test_what_cannot_be_resumed_from_is_refused_and_stays(
     damage(path)
     before = path.read_bytes()
     with pytest.raises(CheckpointError, match=message):
-        engine.train(
+        apis.train(
             jobs / 'epochs.py',
             work_dir=str(tmp_path),
             resume='auto' if resume == 'auto' else str(path),
@@ -218,14 +216,14 @@ def test_where_the_last_checkpoint_is_damaged_an_earlier_one_is_named(tmp_path, 
     truncate(tmp_path / 'epoch_2.pth')
     message = 'epoch_2.pth cannot be read: .*; .*epoch_1.pth is there to --resume from$'
     with pytest.raises(CheckpointError, match=message):
-        engine.train(jobs / 'epochs.py', work_dir=str(tmp_path), resume='auto')
+        apis.train(jobs / 'epochs.py', work_dir=str(tmp_path), resume='auto')
 
 
 def test_a_folder_is_resumed_from_by_strategies_alone(tmp_path, jobs):
     with pytest.raises(
         CheckpointError, match=f'^resume must be a file, but {tmp_path} is a folder$'
     ):
-        engine.train(jobs / 'epochs.py', work_dir=str(tmp_path / 'work'), resume=str(tmp_path))
+        apis.train(jobs / 'epochs.py', work_dir=str(tmp_path / 'work'), resume=str(tmp_path))
 
 
 def test_a_config_in_a_checkpoint_is_not_run(tmp_path, jobs, one_epoch):
@@ -234,7 +232,7 @@ def test_a_config_in_a_checkpoint_is_not_run(tmp_path, jobs, one_epoch):
     checkpoint['meta']['config'] = f"open({str(marker)!r}, 'w')"
     torch.save(checkpoint, tmp_path / 'evil.pth')
     options = {'train_cfg.max_epochs': 1}
-    engine.train(
+    apis.train(
         jobs / 'epochs.py',
         work_dir=str(tmp_path / 'work'),
         resume=str(tmp_path / 'evil.pth'),

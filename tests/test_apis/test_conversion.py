@@ -10,8 +10,8 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmsecvit import SecViT, SecViTNeck, __version__
+from mmsecvit.apis import convert_released
 from mmsecvit.checkpoints import read_checkpoint, to_released, trust_checkpoints
-from mmsecvit.engine import convert_released
 
 ROOT = Path(__file__).parents[2]
 

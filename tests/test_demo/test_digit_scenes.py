@@ -5,13 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import digit_scenes
 import numpy as np
 import pytest
+from digit_scenes import make_digit_scenes, split_digits
 from PIL import Image
 from pycocotools.coco import COCO
 from sklearn.datasets import load_digits
-
-from mmsecvit.datasets import digit_scenes, make_digit_scenes, split_digits
 
 ROOT = Path(__file__).parents[2]
 NUM_TRAIN, NUM_VAL = 12, 6

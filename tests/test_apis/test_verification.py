@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmsecvit.engine import verify_images
-from mmsecvit.engine.images import find_damaged_images
+from mmsecvit.apis import verify_images
+from mmsecvit.apis.verification import find_damaged_images
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 

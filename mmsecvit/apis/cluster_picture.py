@@ -9,7 +9,8 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from ..visualization import draw_clusters, image_normalization, record_ranks
+from ..engine.hooks.cluster_visualization import image_normalization
+from ..visualization import draw_clusters, record_ranks
 from .config import set_pretrained
 
 # Without a config: SecViT-T, on images as ImageNet's are normalised.

@@ -5,12 +5,13 @@ import resource
 import pytest
 from mmengine.config import Config
 
-from mmsecvit import engine
-from mmsecvit.checkpoints import CheckpointError, find_last_checkpoint, read_checkpoint
-from mmsecvit.checkpoints.saving import AtomicBackend
-from mmsecvit.engine.config import set_crash_safety
+from mmsecvit import apis
+from mmsecvit.apis.config import set_crash_safety
+from mmsecvit.checkpoints import CheckpointError, read_checkpoint
+from mmsecvit.engine.hooks import find_last_checkpoint
+from mmsecvit.engine.hooks.checkpoint import AtomicBackend
 
-from .conftest import read_losses
+from ..conftest import read_losses
 
 
 @pytest.fixture
@@ -80,13 +81,13 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, jobs, limit, best):
     options = {'default_hooks.checkpoint.save_best': best, 'default_hooks.checkpoint.rule': 'less'}
     full = {'custom_hooks': [dict(type='FullDiskHook', step=8)]}  # the second epoch's end
     with pytest.raises(OSError, match='not written, and the earlier ones are as they were; go on'):
-        engine.train(jobs / 'epochs.py', work_dir=str(tmp_path), cfg_options=options | full)
+        apis.train(jobs / 'epochs.py', work_dir=str(tmp_path), cfg_options=options | full)
     limit(resource.RLIM_INFINITY)
     assert find_last_checkpoint(tmp_path) == tmp_path / 'epoch_1.pth'
     assert read_checkpoint(tmp_path / 'epoch_1.pth')['meta']['iter'] == 4
     assert not (tmp_path / 'epoch_2.pth').exists()
     assert len(list(tmp_path.glob('best*'))) == bool(best)
-    engine.train(jobs / 'epochs.py', work_dir=str(tmp_path), resume='auto', cfg_options=options)
+    apis.train(jobs / 'epochs.py', work_dir=str(tmp_path), resume='auto', cfg_options=options)
     # max_keep_ckpts and save_best: one of each.
     assert [p.name for p in tmp_path.glob('epoch*.pth')] == ['epoch_3.pth']
     assert len(list(tmp_path.glob('best*'))) == bool(best)

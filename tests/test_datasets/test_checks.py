@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmsecvit import engine
-from mmsecvit.engine.data import check_data
+from mmsecvit import apis
+from mmsecvit.datasets import check_data
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 
@@ -133,9 +133,9 @@ def test_training_and_testing_say_it_before_anything_is_made(tmp_path, family):
     }
     work_dir = tmp_path / 'work'
     with pytest.raises(FileNotFoundError, match='^train_dataloader.dataset.data_root must exist'):
-        engine.train(config, work_dir=str(work_dir), cfg_options=options)
+        apis.train(config, work_dir=str(work_dir), cfg_options=options)
     with pytest.raises(FileNotFoundError, match='^test_dataloader.dataset.data_root must exist'):
-        engine.test(config, 'x.pth', work_dir=str(work_dir), cfg_options=options)
+        apis.test(config, 'x.pth', work_dir=str(work_dir), cfg_options=options)
     assert not work_dir.exists()
 
 

@@ -4,8 +4,10 @@ The digits are those of scikit-learn's ``load_digits``: 1,797 grey images of 8 x
 by people, which lie inside its wheel.
 """
 
+import argparse
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -299,3 +301,22 @@ def _write_json(path: Path, content: Any) -> None:
     part = path.with_name(f'{path.name}.part')
     part.write_text(json.dumps(content))
     part.replace(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Write scenes of handwritten digits with boxes and masks, in COCO's format."
+    )
+    parser.add_argument('out', nargs='?', default='data/digit_scenes', help='folder to write to')
+    parser.add_argument('--num-train', type=int, default=2000, help='scenes for training')
+    parser.add_argument('--num-val', type=int, default=100, help='scenes for validation')
+    parser.add_argument('--seed', type=int, default=0)
+    args = parser.parse_args()
+    try:
+        make_digit_scenes(args.out, args.num_train, args.num_val, args.seed)
+    except (ValueError, FileExistsError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == '__main__':
+    main()

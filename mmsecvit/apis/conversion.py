@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..backbones import SecViT
 from ..backbones.secvit import recognize
 from ..checkpoints import check_fit, from_released, is_released, read_state_dict, to_released
-from ..heads import SecViTNeck
+from ..necks import SecViTNeck
 from ..version import __version__
 
 

@@ -7,12 +7,8 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
 
-from ..checkpoints import (
-    CheckpointError,
-    find_last_checkpoint,
-    list_regular_checkpoints,
-    read_checkpoint,
-)
+from ..checkpoints import CheckpointError, read_checkpoint
+from ..engine.hooks import find_last_checkpoint, list_regular_checkpoints
 
 SYNC_BATCH_NORMS = ('SyncBN', 'MMSyncBN')
 

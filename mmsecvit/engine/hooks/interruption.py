@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import random
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,58 +12,18 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
-from mmengine._strategy import FSDPStrategy
 from mmengine.dist import all_reduce, get_rank, get_world_size
 from mmengine.hooks import EMAHook, Hook
-from mmengine.registry import LOOPS, STRATEGIES
-from mmengine.runner import EpochBasedTrainLoop, Runner
-from torch.distributed.fsdp import FullyShardedDataParallel
+from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from .saving import ATOMIC, LAST_CHECKPOINT, AtomicBackend
+from ..loops import ResumableEpochLoop
+from .checkpoint import ATOMIC, LAST_CHECKPOINT, AtomicBackend
 
 INTERRUPTED = 'interrupted.pth'
 ASKING_INTERVAL = 5  # iterations from one question among processes to the next
 EXIT_CODE = 128 + signal.SIGTERM  # as shells have it
-DATA, STEP = 0, 1  # what random numbers of a training step are for
-
-
-@LOOPS.register_module()
-class ResumableEpochLoop(EpochBasedTrainLoop):
-    """mmengine's epoch-based loop, which can go on in the middle of an epoch too.
-
-    Attributes:
-        trained_batches: How many batches of the current epoch were trained before the run was
-            interrupted. They are loaded again, so that workers draw the same random numbers.
-    """
-
-    trained_batches = 0
-
-    def run_epoch(self) -> None:
-        super().run_epoch()
-        self.trained_batches = 0
-
-    def run_iter(self, idx: int, data_batch: Sequence[dict]) -> None:
-        if idx >= self.trained_batches:
-            super().run_iter(idx, data_batch)
-        else:
-            seed_step(self.runner, self._iter, DATA)
-
-
-@STRATEGIES.register_module()
-class ResumableFSDPStrategy(FSDPStrategy):
-    """mmengine's strategy for FSDP, which can load the state of the optimizer too.
-
-    mmengine hands torch that state in the order of torch 2.0, which later releases take amiss.
-    """
-
-    def load_optim_state_dict(self, state_dict: dict) -> None:
-        state = FullyShardedDataParallel.optim_state_dict_to_load(
-            model=self.model, optim=self.optim_wrapper.optimizer, optim_state_dict=state_dict
-        )
-        self.optim_wrapper.load_state_dict(state)
 
 
 class InterruptionHook(Hook):
@@ -219,43 +178,3 @@ def _end_workers() -> None:
         worker.kill()
         worker.join()
     signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
-
-
-class StepSeedHook(Hook):
-    """Derive each training step's random numbers from the seed and the step's number alone.
-
-    So a resumed run draws what the uninterrupted one would have, in the process that trains;
-    the data loader's workers have random numbers of their own.
-    """
-
-    priority = 'LOWEST'
-
-    def before_train_epoch(self, runner: Runner) -> None:
-        seed_step(runner, runner.iter, DATA)
-
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
-    ) -> None:
-        seed_step(runner, runner.iter, STEP)
-
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | None = None,
-        outputs: dict | None = None,
-    ) -> None:
-        # Without workers, the next batch is drawn here.
-        seed_step(runner, runner.iter + 1, DATA)
-
-    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        seed_step(runner, runner.iter, DATA)
-
-
-def seed_step(runner: Runner, step: int, what: int) -> None:
-    """Seed this process for training step ``step``: for loading its data, or the step itself."""
-    sequence = np.random.SeedSequence((runner.seed, get_rank(), step, what))
-    seed = int(sequence.generate_state(1)[0])
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)

@@ -14,12 +14,12 @@ from torch import nn
 
 from ..checkpoints import (
     CheckpointError,
-    InterruptionHook,
-    StepSeedHook,
     check_fit,
     read_checkpoints_as_data,
     read_state_dict,
 )
+from ..datasets.checks import check_data
+from ..engine.hooks import InterruptionHook, StepSeedHook
 from .config import (
     adapt_to_cpu,
     check_operators,
@@ -33,9 +33,8 @@ from .config import (
     set_visualization,
     starts_from_scratch,
 )
-from .data import check_data
-from .images import naming_damaged_images
 from .summary import summarize
+from .verification import naming_damaged_images
 
 
 def train(

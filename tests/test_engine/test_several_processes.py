@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmsecvit import engine
+from mmsecvit import apis
 from mmsecvit.checkpoints import read_checkpoint, read_state_dict
 
 from .conftest import read_losses
@@ -93,7 +93,7 @@ def train_in_two_processes(config, work_dir, signalled=False):
 def train_alone(config, work_dir, batch_size, **options):
     """Train in one process, on what is a batch of several."""
     options['train_dataloader.batch_size'] = batch_size
-    engine.train(config, work_dir=str(work_dir), cfg_options=options)
+    apis.train(config, work_dir=str(work_dir), cfg_options=options)
     return work_dir / 'epoch_3.pth'
 
 
@@ -113,7 +113,7 @@ def test_fsdp_trains_saves_and_resumes_as_one_process_trains(tmp_path, jobs):
     assert_same_weights(read_state_dict(sharded / 'epoch_3.pth'), read_state_dict(last))
     # The config that was trained with; testing has no use for shards.
     found, expected = (
-        engine.test(config, str(checkpoint), work_dir=str(tmp_path / 'test'))
+        apis.test(config, str(checkpoint), work_dir=str(tmp_path / 'test'))
         for config, checkpoint in (
             (jobs / 'fsdp.py', sharded / 'epoch_3.pth'),
             (jobs / 'steady.py', last),

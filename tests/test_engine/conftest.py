@@ -22,7 +22,7 @@ from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
 from torch import nn
 
 from mmsecvit import SecViT
-from mmsecvit.checkpoints import InterruptionHook
+from mmsecvit.engine.hooks import InterruptionHook
 
 
 @atexit.register

@@ -1,0 +1,21 @@
+"""What the command-line tools do, for any detector, segmenter or classifier of a config file."""
+
+from .cluster_picture import visualize_clusters
+from .config import add_config_options
+from .conversion import convert_released
+from .inference import infer
+from .models import get_model, list_models
+from .train import test, train
+from .verification import verify_images
+
+__all__ = [
+    'add_config_options',
+    'convert_released',
+    'get_model',
+    'infer',
+    'list_models',
+    'test',
+    'train',
+    'verify_images',
+    'visualize_clusters',
+]
