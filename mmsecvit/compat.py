@@ -1,0 +1,81 @@
+"""Workarounds for faults and versions of other packages: one function or class each.
+
+A docstring says, in this order: the package and its versions with the fault, the fault, what the
+workaround does, the upstream issue or commit where one is known, and when the workaround can go.
+Where that can be tested, a test in ``tests/test_compat.py`` fails once it is no longer needed.
+
+This module imports torch and mmengine only; what needs more imports it inside the function.
+"""
+
+import atexit
+import gc
+
+from mmengine.optim import OptimWrapper
+from mmengine.runner import IterBasedTrainLoop
+from torch import distributed, nn
+
+
+def load_fsdp_optimizer_state(model: nn.Module, wrapper: OptimWrapper, state_dict: dict) -> None:
+    """Load a full state of an optimizer into the shards of FSDP.
+
+    mmengine <= 0.10.7 and OneDL's <= 0.10.12 (``FSDPStrategy.load_optim_state_dict``): they pass
+    the arguments of ``optim_state_dict_to_load`` in the order of torch 2.0. torch >= 2.1 reordered
+    them, and stops with "unhashable type: 'dict'". This function passes them by name.
+    Fixed upstream in 42aa0ebb; remove with the first release that has it.
+    """
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    state = FullyShardedDataParallel.optim_state_dict_to_load(
+        model=model, optim=wrapper.optimizer, optim_state_dict=state_dict
+    )
+    wrapper.load_state_dict(state)
+
+
+def full_fsdp_state_without_offload() -> dict:
+    """Return a ``state_dict_cfg`` for whole checkpoints of a model that FSDP trains on CPUs.
+
+    torch <= 2.11 (``FlatParamHandle.to_cpu``): where ``offload_to_cpu`` is set and the weights are
+    on the CPU already, it frees the storage that it then reads, and the process crashes. mmengine's
+    ``state_dict_cfg='full'`` sets it. This config is the same without it.
+    Reported in https://github.com/pytorch/pytorch/issues/188989; remove when that is fixed.
+    """
+    kept = dict(rank0_only=True, offload_to_cpu=False)
+    return dict(
+        state_dict_type='FULL_STATE_DICT',
+        state_dict_config=dict(type='FullStateDictConfig', **kept),
+        optim_state_dict_config=dict(type='FullOptimStateDictConfig', **kept),
+    )
+
+
+def join_gloo() -> None:
+    """Join the process group that torchrun describes, over gloo, and leave it at exit.
+
+    mmengine <= 0.10.7 and OneDL's <= 0.10.12 (``init_dist``): it calls ``torch.cuda.set_device``
+    for every backend, which fails without a GPU. A runner leaves out ``init_dist`` where a process
+    group exists, so this function makes one. Remove when ``init_dist`` works for gloo.
+
+    torch <= 2.11: a thread of gloo that is there when Python ends may abort the process. The group
+    is therefore destroyed before. Discussed in https://github.com/pytorch/pytorch/pull/179291;
+    remove when torch does so itself.
+    """
+    distributed.init_process_group('gloo')
+    atexit.register(_leave_process_group)
+
+
+def _leave_process_group() -> None:
+    # The threads end with the last reference to the group, and a model in a cycle has one.
+    gc.collect()
+    distributed.destroy_process_group()
+
+
+def restart_workers(loop: IterBasedTrainLoop) -> None:
+    """Start the workers of an iteration-based loop again, if they run before the loop does.
+
+    mmengine <= 0.10.7 starts them when it builds the loop, before a hook can set their
+    ``worker_init_fn``. OneDL's 0.10.12 starts them with the first batch. Remove when no supported
+    version starts them early.
+    """
+    iterator = loop.dataloader_iterator
+    if iterator._iterator is not None and loop.dataloader.num_workers:
+        loop.dataloader._iterator = None  # kept there if workers are persistent
+        loop.dataloader_iterator = type(iterator)(loop.dataloader)
