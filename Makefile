@@ -7,15 +7,19 @@ export STACK VENV
 DEMO_CONFIG := configs/mask_rcnn_secvit_digits.py
 DEMO_DIR := work_dirs/demo
 
-.PHONY: help env demo test coverage lint docs
+# One process a core, each with one thread (tests/conftest.py sees to that).
+PYTEST := -m pytest -n logical --maxprocesses 4 --dist worksteal
+
+.PHONY: help env demo test test-all coverage lint docs
 
 help:
 	@echo 'make demo       train a small Mask R-CNN with SecViT on scenes of handwritten digits, evaluate it, draw what it sees'
-	@echo 'make test       run the tests'
-	@echo 'make coverage   run them, and name the lines of mmsecvit/ that none of them runs'
+	@echo 'make test       run the tests, except the slow ones'
+	@echo 'make test-all   run all tests'
+	@echo 'make coverage   run all tests, and name the lines of mmsecvit/ that no test runs'
 	@echo 'make lint       run the linters'
 	@echo 'make docs       build the documentation into site/'
-	@echo 'make env        build the environment that the others use, and call by themselves'
+	@echo 'make env        build the environment; all the others do this first'
 	@echo
 	@echo 'STACK=onedl|openmmlab   which builds of the OpenMMLab toolboxes (now: $(STACK))'
 	@echo 'VENV=DIR                where the environment goes (now: $(VENV))'
@@ -51,11 +55,15 @@ demo: env
 
 test: env
 	@$(choose_device); \
-	$(PY) -m pytest
+	$(PY) $(PYTEST) -m 'not slow'
+
+test-all: env
+	@$(choose_device); \
+	$(PY) $(PYTEST)
 
 coverage: env
 	@$(choose_device); \
-	$(PY) -m pytest --cov --cov-report=term-missing:skip-covered --cov-fail-under=95
+	$(PY) $(PYTEST) --cov --cov-report=term-missing:skip-covered --cov-fail-under=95
 
 lint: env
 	@PATH="$(abspath $(VENV))/bin:$$PATH" pre-commit run --all-files

@@ -10,12 +10,16 @@ settings.register_profile('fixed', derandomize=True, deadline=None, max_examples
 settings.register_profile('thorough', deadline=None, max_examples=1000, database=None)
 settings.load_profile('fixed')
 
+if 'PYTEST_XDIST_WORKER' in os.environ:
+    # One thread a worker, here and in the processes that tests start.
+    os.environ['OMP_NUM_THREADS'] = '1'
+    torch.set_num_threads(1)
+
 if not torch.cuda.is_available():
-    # Without a GPU the kernels run in Triton's interpreter, which it decides when it is imported.
+    # Without a GPU the kernels run in Triton's interpreter. Triton reads this when it is imported.
     os.environ['TRITON_INTERPRET'] = '1'
 
-ROOT = Path(__file__).parents[1]
-SHARED = ROOT.parent / 'shared'
+DATA = Path(__file__).parent / 'data'
 
 
 @pytest.fixture(autouse=True)
@@ -26,16 +30,16 @@ def seed() -> None:
 @pytest.fixture(scope='session')
 def golden() -> dict:
     """Tensors of a small instance of the authors' released network."""
-    path = SHARED / 'golden' / 'released_secvit_micro.pt'
-    if not path.is_file():
-        pytest.skip(f'{path} is not here')
-    return torch.load(path, weights_only=True)
+    return torch.load(DATA / 'golden' / 'released_secvit_micro.pt', weights_only=True)
 
 
 @pytest.fixture(scope='session')
-def coco128() -> Path:
-    """A small excerpt of COCO 2017 in COCO's layout."""
-    path = SHARED / 'data' / 'coco128'
-    if not path.is_dir():
-        pytest.skip(f'{path} is not here')
-    return path
+def coco_excerpt() -> Path:
+    """Eight training and five validation images of COCO 2017 in COCO's layout."""
+    return DATA / 'coco'
+
+
+@pytest.fixture(scope='session')
+def ade20k_excerpt() -> Path:
+    """The images of `coco_excerpt` with dense labels in ADE20K's layout."""
+    return DATA / 'coco_as_ade20k'

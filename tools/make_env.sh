@@ -3,7 +3,7 @@
 #
 #   STACK=onedl|openmmlab   which builds of the OpenMMLab toolboxes (default: onedl)
 #   VENV=DIR                where the environment goes (default: .venv, for openmmlab .venv-openmmlab)
-#   PYTHON=python3.11       the interpreter to build it from (default: the first Python 3.10-3.12 that runs)
+#   PYTHON=python3.11       the interpreter to build it from (default: the first Python 3.10-3.13 that runs)
 #   PIP_FIND_LINKS=DIR      pip's own variable: a wheel of mmcv that lies there saves compiling it
 #
 # Each step finds out what is already there: once built, the environment is left alone; an interrupted run goes on where it stopped.
@@ -72,10 +72,10 @@ runs() { # PYTHON CODE
   "$1" -c "$2" >/dev/null 2>&1
 }
 
-is_supported='import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))'
+is_supported='import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))'
 
 find_python() {
-  local candidate found='' candidates=(python3.11 python3.12 python3.10 python3)
+  local candidate found='' candidates=(python3.11 python3.12 python3.13 python3.10 python3)
   [[ ${PYTHON:-} ]] && candidates=("$PYTHON")
   for candidate in "${candidates[@]}"; do
     # A name on the PATH proves nothing: version managers put stand-ins there.
@@ -87,8 +87,8 @@ find_python() {
     fi
   done
   [[ $found ]] && die "$found has no venv module: install it (on Debian and Ubuntu: the package python3-venv)."
-  [[ ${PYTHON:-} ]] && die "PYTHON=$PYTHON is not a Python 3.10, 3.11 or 3.12 that runs."
-  die 'Python 3.10, 3.11 or 3.12 is needed and was not found: install one, or name it with PYTHON=/path/to/python.'
+  [[ ${PYTHON:-} ]] && die "PYTHON=$PYTHON is not a Python 3.10, 3.11, 3.12 or 3.13 that runs."
+  die 'Python 3.10, 3.11, 3.12 or 3.13 is needed and was not found: install one, or name it with PYTHON=/path/to/python.'
 }
 
 # Prints `cuda` where mmcv's CUDA ops can be compiled, `no-nvcc` where only the compiler for it is missing.
@@ -195,7 +195,7 @@ if ! runs "$python" 'import pip'; then
 else
   step 1 "Go on with the virtual environment in $VENV"
 fi
-runs "$python" "$is_supported" || die "$VENV holds $("$python" --version), but 3.10, 3.11 or 3.12 is needed: remove it, or name another directory with VENV=."
+runs "$python" "$is_supported" || die "$VENV holds $("$python" --version), but 3.10, 3.11, 3.12 or 3.13 is needed: remove it, or name another directory with VENV=."
 "$python" -m pip install --quiet --disable-pip-version-check --constraint "$constraints" pip 2>>"$log" || die "$failed"
 took
 

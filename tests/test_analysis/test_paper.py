@@ -3,15 +3,12 @@ import yaml
 
 from mmsecvit.analysis import ROWS
 
-from ..conftest import SHARED
+from ..conftest import DATA
 
 
 @pytest.fixture(scope='module')
 def tables():
-    path = SHARED / 'paper' / 'tables.yml'
-    if not path.is_file():
-        pytest.skip(f'{path} is not here')
-    return yaml.safe_load(path.read_text())
+    return yaml.safe_load((DATA / 'paper_tables.yml').read_text())
 
 
 def rows(*tables):

@@ -29,16 +29,10 @@ def load(name: str) -> Config:
     return Config.fromfile(CONFIGS / f'{name}.py')
 
 
-@pytest.fixture(scope='session')
-def coco128_as_ade20k(coco128) -> Path:
-    """Images of COCO with dense labels in ADE20K's layout."""
-    return coco128.with_name('coco128_as_ade20k')
-
-
-def on_small_images(cfg: Config, coco128: Path, coco128_as_ade20k: Path) -> Config:
+def on_small_images(cfg: Config, coco_excerpt: Path, ade20k_excerpt: Path) -> Config:
     """Let an experiment run on a CPU, on images of 160 x 128 or less, all of one batch alike."""
     segments = cfg.default_scope == 'mmseg'
-    root = str(coco128_as_ade20k if segments else coco128)
+    root = str(ade20k_excerpt if segments else coco_excerpt)
     options = {'model.backbone.drop_path_rate': 0.0}
     for split in ('train', 'val'):
         options |= {
@@ -226,8 +220,8 @@ def check_one_step(cfg: Config) -> None:
 
 
 @pytest.mark.parametrize('name', DETECTION + SEGMENTATION)
-def test_one_step_on_real_images(name, coco128, coco128_as_ade20k):
-    check_one_step(on_small_images(load(name), coco128, coco128_as_ade20k))
+def test_one_step_on_real_images(name, coco_excerpt, ade20k_excerpt):
+    check_one_step(on_small_images(load(name), coco_excerpt, ade20k_excerpt))
 
 
 @pytest.mark.parametrize('name', ['mask_rcnn_secvit_t_1x', 'semantic_fpn_secvit_t_80k'])
@@ -235,8 +229,10 @@ def test_one_step_on_real_images(name, coco128, coco128_as_ade20k):
     ('backbone', 'arch', 'channels'),
     [('SECSwin', 'tiny', [96, 192, 384, 768]), ('SECFasterViT', '0', [64, 128, 256, 512])],
 )
-def test_one_step_with_another_backbone(name, backbone, arch, channels, coco128, coco128_as_ade20k):
-    cfg = on_small_images(load(name), coco128, coco128_as_ade20k)
+def test_one_step_with_another_backbone(
+    name, backbone, arch, channels, coco_excerpt, ade20k_excerpt
+):
+    cfg = on_small_images(load(name), coco_excerpt, ade20k_excerpt)
     cfg.merge_from_dict(
         {
             'model.backbone': dict(_delete_=True, type=backbone, arch=arch, drop_path_rate=0.0),
@@ -247,10 +243,10 @@ def test_one_step_with_another_backbone(name, backbone, arch, channels, coco128,
 
 
 @pytest.mark.parametrize('family', DETECTORS)
-def test_ground_truth_scores_full_marks_in_detection(family, coco128, coco128_as_ade20k):
+def test_ground_truth_scores_full_marks_in_detection(family, coco_excerpt, ade20k_excerpt):
     """Built from COCO's JSON: a class's label is its place among the sorted category ids."""
-    cfg = on_small_images(load(f'{family}_secvit_t_1x'), coco128, coco128_as_ade20k)
-    truth = COCO(str(coco128 / 'annotations' / 'instances_val2017.json'))
+    cfg = on_small_images(load(f'{family}_secvit_t_1x'), coco_excerpt, ade20k_excerpt)
+    truth = COCO(str(coco_excerpt / 'annotations' / 'instances_val2017.json'))
     labels = {category: label for label, category in enumerate(sorted(truth.cats))}
     with DefaultScope.overwrite_default_scope('mmdet'):
         dataset = DATASETS.build(cfg.val_dataloader.dataset)
@@ -270,30 +266,30 @@ def test_ground_truth_scores_full_marks_in_detection(family, coco128, coco128_as
             )
             evaluator.process(data_samples=[sample], data_batch={})
         metrics = evaluator.evaluate(size=len(dataset))
-    assert len(dataset) == 100
+    assert len(dataset) == 5
     assert metrics['coco/bbox_mAP'] == 1.0
     if family != 'retinanet':
         assert metrics['coco/segm_mAP'] == 1.0
 
 
 @pytest.mark.parametrize('family', SEGMENTERS)
-def test_ground_truth_scores_full_marks_in_segmentation(family, coco128, coco128_as_ade20k):
+def test_ground_truth_scores_full_marks_in_segmentation(family, coco_excerpt, ade20k_excerpt):
     """Built from the label images: 0 is unlabelled, label n is class n - 1."""
     name = f'{family}_secvit_t_{SEGMENTERS[family]}'
-    cfg = on_small_images(load(name), coco128, coco128_as_ade20k)
+    cfg = on_small_images(load(name), coco_excerpt, ade20k_excerpt)
     with DefaultScope.overwrite_default_scope('mmseg'):
         dataset = DATASETS.build(cfg.val_dataloader.dataset)
         evaluator = Evaluator([cfg.val_evaluator])
         evaluator.dataset_meta = dataset.metainfo
         for i in range(len(dataset)):
             sample = dataset[i]['data_samples']
-            file = coco128_as_ade20k / 'annotations/validation' / Path(sample.img_path).stem
+            file = ade20k_excerpt / 'annotations/validation' / Path(sample.img_path).stem
             labels = torch.from_numpy(np.array(Image.open(file.with_suffix('.png')))).long()
             prediction = (labels - 1).clamp(min=0)
             sample.pred_sem_seg = PixelData(data=prediction[None])
             evaluator.process(data_samples=[sample.to_dict()], data_batch={})
         metrics = evaluator.evaluate(size=len(dataset))
-    assert len(dataset) == 100
+    assert len(dataset) == 5
     assert metrics['mIoU'] == 100.0
 
 
@@ -319,8 +315,8 @@ def test_the_readmes_configs_for_own_data_change_what_they_say(tmp_path):
     assert cfg.train_dataloader.dataset.type == 'BaseSegDataset'
 
 
-def test_odd_sizes_of_images_train_too(coco128, coco128_as_ade20k):
-    cfg = on_small_images(load('mask_rcnn_secvit_t_3x'), coco128, coco128_as_ade20k)
+def test_odd_sizes_of_images_train_too(coco_excerpt, ade20k_excerpt):
+    cfg = on_small_images(load('mask_rcnn_secvit_t_3x'), coco_excerpt, ade20k_excerpt)
     cfg.train_dataloader.dataset.pipeline[2] = dict(
         type='Resize', scale=(333, 160), keep_ratio=False
     )
