@@ -1,4 +1,5 @@
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,14 @@ DATA = Path(__file__).parent / 'data'
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def on_the_gpu() -> Iterator[None]:
+    """Create tensors on the GPU where there is one."""
+    torch.set_default_device('cuda' if torch.cuda.is_available() else 'cpu')
+    yield
+    torch.set_default_device(None)
 
 
 @pytest.fixture(scope='session')

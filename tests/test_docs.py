@@ -96,6 +96,7 @@ def accept(monkeypatch):
 
     monkeypatch.setattr(argparse.ArgumentParser, 'parse_args', parse_and_stop)
     monkeypatch.syspath_prepend(ROOT / 'tools' / 'analysis')
+    monkeypatch.syspath_prepend(ROOT / 'benchmarks')
     monkeypatch.chdir(ROOT)
     return accept
 
@@ -161,7 +162,7 @@ def test_what_needs_data_weights_or_gpus_says_so(page):
 def test_paths_of_tools_and_configs_exist(page):
     text = unroll(page.read_text())
     patterns = re.findall(
-        r'(?<![\w/.])(?:configs|tools|tests|requirements|mmsecvit)/[\w{},*./-]*\w', text
+        r'(?<![\w/.])(?:benchmarks|configs|tools|tests|requirements|mmsecvit)/[\w{},*./-]*\w', text
     )
     # A page may show how to make a config.
     made = set(re.findall(r'as (configs/\w+\.py)', text))

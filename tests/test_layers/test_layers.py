@@ -5,10 +5,12 @@ from torch import nn
 
 from mmsecvit.layers import FFN, SECA, conv_stem, downsampling, rotary_table, rotate
 
+pytestmark = pytest.mark.usefixtures('on_the_gpu')
+
 
 def seca_from_golden(case):
     """SECA with a golden case's weights, and the case's input with channels last."""
-    x = case['input'].permute(0, 2, 3, 1)
+    x = case['input'].permute(0, 2, 3, 1).to(torch.get_default_device())
     seca = SECA(x.shape[-1], case['heads'], case['clusters'])
     names = {'lepe': 'lce', 'out_proj': 'proj', 'qkv': 'qkv'}
     weights = {}
@@ -24,11 +26,11 @@ def seca_from_golden(case):
 def test_seca_matches_the_released_attention(golden, case):
     case = golden['seca'][case]
     seca, x = seca_from_golden(case)
-    out = seca(x).permute(0, 3, 1, 2)
+    out = seca(x).permute(0, 3, 1, 2).cpu()
     torch.testing.assert_close(out, case['output'], rtol=1e-4, atol=1e-5)
     nn.init.zeros_(seca.lce.weight)
     nn.init.zeros_(seca.lce.bias)
-    out = seca(x).permute(0, 3, 1, 2)
+    out = seca(x).permute(0, 3, 1, 2).cpu()
     torch.testing.assert_close(out, case['output_without_lce'], rtol=1e-4, atol=1e-5)
 
 

@@ -18,6 +18,8 @@ from mmsecvit.layers.convolution import downsampling
 from mmsecvit.layers.position import WindowBias
 from mmsecvit.ops import kmeans_order, sec_attention
 
+pytestmark = pytest.mark.usefixtures('on_the_gpu')
+
 
 def heads_of(attention, x):
     """Queries, keys and values of each head, (B, heads, L, d)."""

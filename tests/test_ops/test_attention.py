@@ -5,13 +5,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmsecvit.ops import sec_attention, semantic_order
 
+pytestmark = pytest.mark.usefixtures('on_the_gpu')
+
 # Cluster counts that divide the length and that do not, one cluster, and more than tokens.
 LENGTHS_AND_CLUSTERS = [(64, 8), (63, 8), (100, 7), (49, 1), (7, 7), (5, 9), (1, 32)]
 
 
 def paper_attention(q, k, v, num_clusters):
     """Eq. 2-5 in NumPy and float64, head by head."""
-    q, k, v = (x.double().numpy() for x in (q, k, v))
+    q, k, v = (x.double().cpu().numpy() for x in (q, k, v))
     batch, heads, length, dims = q.shape
     out = np.empty_like(q)
     num_clusters = min(num_clusters, length)
@@ -26,7 +28,7 @@ def paper_attention(q, k, v, num_clusters):
             weights = np.exp(logits - logits.max(1, keepdims=True))
             weights /= weights.sum(1, keepdims=True)
             out[b, h, members] = weights @ v[b, h, members]
-    return torch.from_numpy(out)
+    return torch.tensor(out)
 
 
 @pytest.mark.parametrize(('length', 'num_clusters'), LENGTHS_AND_CLUSTERS)

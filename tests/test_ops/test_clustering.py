@@ -8,6 +8,8 @@ from torch.autograd import gradcheck, gradgradcheck
 from mmsecvit.ops import cluster_bounds, kmeans_order, semantic_order
 from mmsecvit.ops.clustering import invert_order, permute_rows
 
+pytestmark = pytest.mark.usefixtures('on_the_gpu')
+
 
 @given(st.integers(1, 500), st.integers(1, 600))
 def test_cluster_bounds_cut_into_sizes_that_differ_by_at_most_one(length, n):
@@ -35,7 +37,7 @@ def test_cluster_bounds_refuse_what_is_below_one(length, n, name):
 
 def similarity_to_mean(k: torch.Tensor) -> np.ndarray:
     """Eq. 2 and 3 in float64."""
-    k = k.double().numpy()
+    k = k.double().cpu().numpy()
     center = k.mean(axis=-2, keepdims=True)
     return (k * center).sum(-1) / (np.linalg.norm(k, axis=-1) * np.linalg.norm(center, axis=-1))
 
@@ -46,7 +48,7 @@ def test_order_sorts_by_cosine_similarity_to_the_mean_key(dtype):
     order = semantic_order(k)
     assert order.dtype == torch.int64
     assert torch.equal(order.sort(-1).values, torch.arange(50).expand(2, 3, 50))
-    ordered = np.take_along_axis(similarity_to_mean(k), order.numpy(), -1)
+    ordered = np.take_along_axis(similarity_to_mean(k), order.cpu().numpy(), -1)
     assert np.diff(ordered).min() > -1e-6
 
 
@@ -69,7 +71,7 @@ def test_half_precision_orders_as_its_values_in_float32_and_so_does_autocast():
     k = torch.randn(1, 2, 300, 16).bfloat16()
     expected = semantic_order(k.float())
     assert torch.equal(semantic_order(k), expected)
-    with torch.autocast('cpu', torch.bfloat16):
+    with torch.autocast(k.device.type, torch.bfloat16):
         assert torch.equal(semantic_order(k.float()), expected)
 
 

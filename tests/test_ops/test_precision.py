@@ -5,6 +5,8 @@ import torch
 
 from mmsecvit.ops import kmeans_order, sec_attention, semantic_order, window_attention
 
+pytestmark = pytest.mark.usefixtures('on_the_gpu')
+
 HALF = [torch.float16, torch.bfloat16]
 # From below float16's smallest normal number to where a product of two overflows it.
 SCALES = [1e-6, 1e-3, 1e3, 1e4]
@@ -40,7 +42,7 @@ def test_attention_and_its_gradients_stay_finite(dtype, scale, change, autocast)
     qkv = change(random_qkv(scale, dtype))
     qkv = (qkv.float() if autocast else qkv).requires_grad_()
     for num_clusters in (1, 4, 7):
-        with torch.autocast('cpu', dtype, enabled=autocast):
+        with torch.autocast(qkv.device.type, dtype, enabled=autocast):
             out = sec_attention(*qkv, num_clusters)
         assert out.isfinite().all()
         # A mean of values, weighted: it cannot leave their range but by rounding.

@@ -13,6 +13,7 @@ from mmsecvit.ops.backends.triton import AVAILABLE
 from mmsecvit.ops.clustering import invert_order
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+pytestmark = pytest.mark.usefixtures('on_the_gpu')
 ANY_DTYPE = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
 
@@ -64,11 +65,11 @@ def tokens(draw, count=1, dtypes=ANY_DTYPE, min_dims=1, min_length=1, max_length
         draw(st.integers(low, high))
         for low, high in ((1, 3), (1, 3), (min_length, max_length), (min_dims, 16))
     ]
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    generator = torch.Generator('cpu').manual_seed(draw(st.integers(0, 2**32)))
     dtype = draw(st.sampled_from(dtypes))
     drawn = []
     for _ in range(count):
-        x = torch.randn(shape, generator=generator).to(dtype)
+        x = torch.randn(shape, generator=generator, device='cpu').to(DEVICE, dtype)
         layout = draw(st.sampled_from([*LAYOUTS, expanded]))
         drawn.append(layout(x))
     return drawn if count > 1 else drawn[0]
@@ -76,7 +77,8 @@ def tokens(draw, count=1, dtypes=ANY_DTYPE, min_dims=1, min_length=1, max_length
 
 def random_order(x):
     # Of the shape alone, so that an example can be repeated.
-    return torch.rand(x.shape[:3], generator=torch.Generator().manual_seed(0)).argsort(-1)
+    generator = torch.Generator('cpu').manual_seed(0)
+    return torch.rand(x.shape[:3], generator=generator, device='cpu').argsort(-1).to(x.device)
 
 
 def least_gap(k, num_clusters):
@@ -180,8 +182,7 @@ def test_equal_tokens_keep_raster_order(k, num_clusters):
 
 
 def assert_as_exact_as_plain_attention(backend, qkv, num_clusters, scale):
-    qkv = [x.to(DEVICE) for x in qkv]
-    order = random_order(qkv[0]).to(DEVICE)
+    order = random_order(qkv[0])
     exact, plain, out = (
         sec_attention(*inputs, num_clusters, scale=scale, order=order, backend=name)
         for inputs, name in (

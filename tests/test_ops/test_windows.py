@@ -5,6 +5,8 @@ import torch
 from mmsecvit.ops import window_attention
 from mmsecvit.ops.windows import window_offsets, window_runs
 
+pytestmark = pytest.mark.usefixtures('on_the_gpu')
+
 
 @pytest.mark.parametrize('length', [1, 6, 7, 8, 14, 16, 56, 100])
 @pytest.mark.parametrize('window', [1, 2, 7])

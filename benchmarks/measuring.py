@@ -54,17 +54,19 @@ def measure(sides: dict[str, Build], device: torch.device, rounds: int) -> dict[
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, run in runs.items():
-            seconds[name].append(_time(run, device))
+            seconds[name].append(time_run(run, device))
     return {name: Cost(statistics.median(seconds[name]), memory[name]) for name in sides}
 
 
-def _time(run: Callable[[], object], device: torch.device) -> float:
+def time_run(run: Callable[[], object], device: torch.device, times: int = 1) -> float:
+    """Seconds of one run, the mean of ``times`` in a row."""
     gc.collect()
     _synchronize(device)
     start = time.perf_counter()
-    run()
+    for _ in range(times):
+        run()
     _synchronize(device)
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / times
 
 
 def _synchronize(device: torch.device) -> None:
@@ -120,10 +122,15 @@ def setting(args: argparse.Namespace) -> str:
     if args.device.type == 'cuda':
         hardware = torch.cuda.get_device_name(args.device)
     else:
-        model = re.search(r'model name\s*: (.*)', Path('/proc/cpuinfo').read_text())
-        hardware = f'{model[1] if model else platform.machine()}, {torch.get_num_threads()} threads'
+        hardware = f'{processor()}, {torch.get_num_threads()} threads'
     compiled = 'compiled' if args.compile else 'eager'
     return f'{args.dtype}, {compiled}; {hardware}; torch {torch.__version__}'
+
+
+def processor() -> str:
+    """Name of the processor, as Linux has it."""
+    model = re.search(r'model name\s*: (.*)', Path('/proc/cpuinfo').read_text())
+    return model[1] if model else platform.machine()
 
 
 def draw_bars(costs: dict[str, dict[str, Cost]], title: str, out: Path) -> None:

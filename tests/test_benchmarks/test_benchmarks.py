@@ -10,13 +10,13 @@ import torch
 from mmsecvit import SecViT
 from mmsecvit.checkpoints import from_released
 
-ANALYSIS = Path(__file__).parents[2] / 'tools' / 'analysis'
+BENCHMARKS = Path(__file__).parents[2] / 'benchmarks'
 
 
 @pytest.fixture
 def load(monkeypatch):
     """Imports one of the scripts' modules by name."""
-    monkeypatch.syspath_prepend(str(ANALYSIS))
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
     return importlib.import_module
 
 

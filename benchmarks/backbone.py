@@ -20,12 +20,12 @@ def transcription_small(size: tuple[int, int]) -> nn.Module:
     return ReleasedSecViT(**ARCHITECTURES['small'])
 
 
-def secvit_small(size: tuple[int, int]) -> nn.Module:
-    return SecViT('small', 'released')
+def secvit_small(size: tuple[int, int], backend: str = 'auto') -> nn.Module:
+    return SecViT('small', 'released', attention_backend=backend)
 
 
-def sec_swin_tiny(size: tuple[int, int]) -> nn.Module:
-    return SECSwin('tiny')
+def sec_swin_tiny(size: tuple[int, int], backend: str = 'auto') -> nn.Module:
+    return SECSwin('tiny', attention_backend=backend)
 
 
 def swin_tiny_mmpretrain(size: tuple[int, int]) -> nn.Module:
@@ -38,6 +38,12 @@ def swin_tiny_timm(size: tuple[int, int]) -> nn.Module:
     import timm
 
     return timm.create_model('swin_tiny_patch4_window7_224', features_only=True, img_size=size)
+
+
+def convnext_tiny_timm(size: tuple[int, int]) -> nn.Module:
+    import timm
+
+    return timm.create_model('convnext_tiny', features_only=True)
 
 
 def convnext_tiny_mmpretrain(size: tuple[int, int]) -> nn.Module:
@@ -65,7 +71,7 @@ NETWORKS = {
 
 
 def build(
-    network: str,
+    network: Callable[[tuple[int, int]], nn.Module],
     shape: tuple[int, int, int],
     training: bool,
     device: torch.device,
@@ -74,7 +80,7 @@ def build(
 ) -> Callable[[], object]:
     torch.manual_seed(0)
     batch, height, width = shape
-    model = NETWORKS[network]((height, width)).to(device)
+    model = network((height, width)).to(device)
     model.train(training)  # not in a row: mmpretrain's networks do not return themselves here
     precision = nullcontext() if dtype is torch.float32 else torch.autocast(device.type, dtype)
     images = torch.randn(batch, 3, height, width, device=device)
@@ -115,7 +121,7 @@ def parse_shape(text: str) -> tuple[int, int, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    add_arguments(parser, 'work_dirs/benchmark_backbone.png')
+    add_arguments(parser, 'work_dirs/backbone.png')
     parser.add_argument(
         '--shapes',
         nargs='+',
@@ -137,7 +143,9 @@ def main() -> None:
     costs = {}
     for shape in shapes:
         builds = {
-            name: partial(build, name, shape, args.mode == 'step', args.device, dtype, args.compile)
+            name: partial(
+                build, NETWORKS[name], shape, args.mode == 'step', args.device, dtype, args.compile
+            )
             for name in networks
         }
         costs['x'.join(map(str, shape))] = measure(builds, args.device, args.rounds)

@@ -39,11 +39,22 @@ def build(
     if side == 'grouped':
         size = (batch * heads, num_clusters, tokens // num_clusters, DIMS)
         attend = F.scaled_dot_product_attention
+    elif side == 'varlen':
+        size = (batch * heads * tokens, 1, DIMS)
+        attend = attend_in_sequences(batch * heads * num_clusters, tokens // num_clusters, device)
     if compiled:
         attend = torch.compile(attend, fullgraph=True)
     torch.manual_seed(0)
     qkv = [torch.randn(size, device=device, dtype=dtype).requires_grad_(backward) for _ in range(3)]
     return partial(step if backward else forward, attend, qkv)
+
+
+def attend_in_sequences(number: int, length: int, device: torch.device) -> Callable[..., Tensor]:
+    """Attention of sequences that lie one behind the other, as torch 2.10 and newer have it."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    starts = torch.arange(0, (number + 1) * length, length, dtype=torch.int32, device=device)
+    return partial(varlen_attn, cu_seq_q=starts, cu_seq_k=starts, max_q=length, max_k=length)
 
 
 @torch.no_grad()
@@ -58,7 +69,7 @@ def step(attend: Callable[..., Tensor], qkv: list[Tensor]) -> tuple[Tensor, ...]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    add_arguments(parser, 'work_dirs/benchmark_attention.png')
+    add_arguments(parser, 'work_dirs/attention.png')
     args = parser.parse_args()
     check_out(args.out)
     dtype = getattr(torch, args.dtype)
