@@ -204,13 +204,13 @@ def run_tests(report: Report, paths: list[str], seconds: float) -> None:
     report.write('## Tests')
     command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', *paths]
     if importlib.util.find_spec('xdist'):
-        command += ['-n', str(max(1, THREADS))]
+        command += ['-n', str(2 * THREADS)]
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])
     try:
         done = subprocess.run(
             command,
             cwd=ROOT,
-            env=os.environ | {'PYTHONPATH': path},
+            env=os.environ | {'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
