@@ -7,7 +7,7 @@ export STACK VENV
 DEMO_CONFIG := configs/mask_rcnn_secvit_digits.py
 DEMO_DIR := work_dirs/demo
 
-# One process a core, each with one thread (tests/conftest.py sees to that).
+# One process for each core, each with one thread (set in tests/conftest.py).
 PYTEST := -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 .PHONY: help env demo test test-all coverage lint docs
@@ -28,7 +28,7 @@ help:
 env:
 	@tools/make_env.sh
 
-# The start of a recipe in one shell: it decides what device its other lines run on.
+# The first lines of a recipe: they choose the device for the lines that follow in the same shell.
 choose_device = set -eu; \
 	if $(PY) -c 'import torch, mmcv.ops as ops; exit(not (torch.cuda.is_available() and ops.get_compiling_cuda_version() == "not available"))'; then \
 	    echo "This runs on the CPU: there is a GPU, but mmcv's ops were compiled without CUDA."; \

@@ -1,6 +1,6 @@
 """Packaging; the settings of tools are in pyproject.toml.
 
-What is unusual here is the folder that OpenMMLab's installer `mim` looks for, `mmsecvit/.mim`.
+OpenMMLab's installer `mim` looks for configs and tools in a folder of the package, `mmsecvit/.mim`.
 """
 
 import os
@@ -16,20 +16,20 @@ EXTRAS = ('onedl', 'openmmlab', 'demo', 'export', 'test', 'docs')
 
 
 def requirements(name: str) -> list[str]:
-    """Read one of the requirements files."""
+    """Return the requirements in one of the requirements files."""
     lines = (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines()
     return [line for line in lines if line and not line.startswith('#')]
 
 
 class BuildPyWithMim(build_py):
-    """Puts what `mim` offers to its users into `mmsecvit/.mim`.
+    """Build the package with the files that `mim` offers in `mmsecvit/.mim`.
 
-    A wheel gets copies. An editable install gets links in the source tree: an edited config is the
-    one in use, and a file that comes later is there at once.
+    A wheel contains copies. An editable install contains links in the source tree, so that edited
+    and new configs are in use at once.
     """
 
     def run(self):
-        """Build the package, then its `.mim`."""
+        """Build the package, then `.mim`."""
         super().run()
         package = ROOT if self.editable_mode else Path(self.build_lib)
         mim = package / 'mmsecvit' / '.mim'
@@ -55,9 +55,10 @@ setup(
     license_files=['LICENSE'],
     keywords='vision transformer, object detection, semantic segmentation, image classification',
     packages=find_packages(include=['mmsecvit', 'mmsecvit.*']),
+    classifiers=[f'Programming Language :: Python :: 3.{minor}' for minor in range(10, 14)],
     python_requires='>=3.10',
-    # torch and the toolboxes come by extra: of the two distributions that share each toolbox's
-    # import name, only the user knows which one is there.
+    # torch and the toolboxes are extras: each toolbox has two distributions with one import name,
+    # and only the user knows which one to install.
     install_requires=requirements('runtime'),
     extras_require={name: requirements(name) for name in EXTRAS},
     cmdclass={'build_py': BuildPyWithMim},

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Builds the environment that `make demo`, `make test` and `make lint` run in.
+# Build the environment that `make demo`, `make test` and `make lint` run in.
 #
 #   STACK=onedl|openmmlab   which builds of the OpenMMLab toolboxes (default: onedl)
 #   VENV=DIR                where the environment goes (default: .venv, for openmmlab .venv-openmmlab)
-#   PYTHON=python3.11       the interpreter to build it from (default: the first Python 3.10-3.13 that runs)
-#   PIP_FIND_LINKS=DIR      pip's own variable: a wheel of mmcv that lies there saves compiling it
+#   PYTHON=python3.11       the interpreter to build it from (default: the first Python 3.10 to 3.13 that runs)
+#   PIP_FIND_LINKS=DIR      pip's own variable: with a wheel of mmcv in DIR, mmcv is not compiled
 #
-# Each step finds out what is already there: once built, the environment is left alone; an interrupted run goes on where it stopped.
+# Each step checks what exists already: a complete environment is not touched, and an interrupted run continues where it stopped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -24,11 +24,12 @@ esac
 python=$VENV/bin/python
 log=$VENV/make_env.log
 constraints=requirements/constraints.txt
+supported='3.10 to 3.13'
 failed="this step failed; $log says why. Run the same command again to go on from here."
 
 pinned() { sed -n "s/^$1==//p" "$constraints"; }
 
-# ---------------------------------------------------------------- what is said
+# ---------------------------------------------------------------- messages
 
 step() {
   printf '[%d/5] %s\n' "$1" "$2"
@@ -37,7 +38,7 @@ step() {
 
 took() { printf '      done in %d s\n' "$SECONDS"; }
 
-# Lets through what a waiting person wants to see of pip's and ninja's output; the log has all of it.
+# Print the lines of pip's and ninja's output that a waiting user wants to see. The log has all lines.
 narrate() {
   local line file
   while IFS= read -r line; do
@@ -66,19 +67,20 @@ pip() {
 
 install() { pip install --constraint "$constraints" "$@"; }
 
-# ---------------------------------------------------------------- what is there
+# ---------------------------------------------------------------- checks
 
 runs() { # PYTHON CODE
   "$1" -c "$2" >/dev/null 2>&1
 }
 
+# Not 3.14: OneDL's mmdet accepts OpenCV up to 4.12, OpenCV 4.12 accepts numpy below 2.3, and numpy below 2.3 has no wheel for 3.14.
 is_supported='import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))'
 
 find_python() {
   local candidate found='' candidates=(python3.11 python3.12 python3.13 python3.10 python3)
   [[ ${PYTHON:-} ]] && candidates=("$PYTHON")
   for candidate in "${candidates[@]}"; do
-    # A name on the PATH proves nothing: version managers put stand-ins there.
+    # Run it: version managers put commands on the PATH that start no Python.
     runs "$candidate" "$is_supported" || continue
     found=$candidate
     if runs "$candidate" 'import venv, ensurepip'; then
@@ -87,11 +89,11 @@ find_python() {
     fi
   done
   [[ $found ]] && die "$found has no venv module: install it (on Debian and Ubuntu: the package python3-venv)."
-  [[ ${PYTHON:-} ]] && die "PYTHON=$PYTHON is not a Python 3.10, 3.11, 3.12 or 3.13 that runs."
-  die 'Python 3.10, 3.11, 3.12 or 3.13 is needed and was not found: install one, or name it with PYTHON=/path/to/python.'
+  [[ ${PYTHON:-} ]] && die "PYTHON=$PYTHON is not a Python $supported that runs."
+  die "Python $supported is needed and was not found: install one, or name it with PYTHON=/path/to/python."
 }
 
-# Prints `cuda` where mmcv's CUDA ops can be compiled, `no-nvcc` where only the compiler for it is missing.
+# Print `cuda` if mmcv's CUDA operators can be compiled here, `no-nvcc` if only the compiler for them is missing.
 detect_cuda() {
   "$python" - 2>>"$log" <<'PY'
 import subprocess
@@ -103,12 +105,12 @@ if torch.cuda.is_available():
         nvcc = subprocess.run([f'{CUDA_HOME}/bin/nvcc', '--version'], capture_output=True, text=True).stdout
     except OSError:
         nvcc = ''
-    # torch refuses to compile with another major version than its own.
+    # torch compiles with the major version of CUDA that it was built with, and with no other.
     print('cuda' if f'release {torch.version.cuda.split(".")[0]}.' in nvcc else 'no-nvcc')
 PY
 }
 
-# A wheel may have been compiled for another torch, or without CUDA: it has to prove itself.
+# Run an operator: a wheel may have been compiled for another torch or without CUDA.
 mmcv_works() {
   "$python" - "$mmcv" "$(pinned "$mmcv")" "$cuda" >>"$log" 2>&1 <<'PY'
 import sys
@@ -124,9 +126,9 @@ nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)
 PY
 }
 
-# ---------------------------------------------------------------- what is done
+# ---------------------------------------------------------------- mmcv
 
-# Compiles in a directory that stays until the environment stands: a second attempt finds the objects of the first.
+# Compile in a directory that stays until the environment is complete: a second attempt uses the object files of the first.
 compile_mmcv() {
   local cxx version source
   for cxx in "${CXX:-g++}" c++ ''; do
@@ -145,7 +147,7 @@ compile_mmcv() {
     mv "$VENV/build/unpacked/${source##*/}" "$source"
   fi
   [[ $cuda == no-nvcc ]] && export CUDA_VISIBLE_DEVICES=-1
-  # -g0: debug symbols would double the time.
+  # -g0: with debug symbols it takes twice as long.
   CXX=$cxx CFLAGS="${CFLAGS:-} -g0" MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(nproc)} \
     pip wheel -v --no-deps --no-build-isolation --wheel-dir "$VENV/build" "$source"
   install "$source"-*.whl
@@ -155,7 +157,7 @@ compile_mmcv() {
 install_mmcv() {
   local wheels=$VENV/build/wheels
   mmcv_works && return
-  rm -rf "$wheels" # what an earlier run found
+  rm -rf "$wheels" # of an earlier run
   if "$python" -m pip download --no-deps --only-binary "$mmcv" --dest "$wheels" "$mmcv==$(pinned "$mmcv")" >>"$log" 2>&1; then
     install "$wheels"/*.whl
     mmcv_works && return
@@ -181,7 +183,7 @@ PY
 compgen -G "$VENV/lib/python3*/site-packages/$others.dist-info" >/dev/null &&
   die "$VENV holds the other builds of the toolboxes, and the two share their import names: name another directory with VENV=, or remove this one."
 
-# The folder belongs to it, because the package is installed as a link to it.
+# $PWD is part of the state: the package is installed as a link to this folder.
 state=$({ echo "$STACK $PWD"; cat setup.py requirements/*.txt tools/make_env.sh; } | sha256sum)
 if [[ $(cat "$VENV/made_from" 2>/dev/null) == "$state" ]]; then
   echo "The environment in $VENV is up to date ($STACK)."
@@ -195,13 +197,13 @@ if ! runs "$python" 'import pip'; then
 else
   step 1 "Go on with the virtual environment in $VENV"
 fi
-runs "$python" "$is_supported" || die "$VENV holds $("$python" --version), but 3.10, 3.11, 3.12 or 3.13 is needed: remove it, or name another directory with VENV=."
+runs "$python" "$is_supported" || die "$VENV holds $("$python" --version), but $supported is needed: remove it, or name another directory with VENV=."
 "$python" -m pip install --quiet --disable-pip-version-check --constraint "$constraints" pip 2>>"$log" || die "$failed"
 took
 
 step 2 "Install PyTorch $(pinned torch) (2 to 10 minutes: some 3 GB to download)"
 install torch torchvision setuptools wheel ninja psutil opencv-python
-# The toolboxes ask for opencv-python, which cannot be imported without a desktop's libGL. Installed over it, this one can.
+# The toolboxes require opencv-python, which needs a desktop's libGL. The headless build, installed over it, does not.
 install opencv-python-headless
 cuda=$(detect_cuda) || die "$failed"
 took
@@ -211,7 +213,7 @@ step 3 "Install $mmcv $(pinned "$mmcv") (seconds where there is a wheel, about 1
 install_mmcv
 took
 
-step 4 'Install the toolboxes, this package, and what the demo and the tests need (a minute or two)'
+step 4 'Install the toolboxes, this package, and the packages of the demo and the tests (a minute or two)'
 install --no-build-isolation --editable ".[$STACK,demo,export,test]"
 took
 
