@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from mmsecvit.apis import infer
-from mmsecvit.checkpoints import add_trust_option, trust_checkpoints
+from mmsecvit.checkpoints import add_trust_option
 
 
 def main() -> None:
@@ -18,8 +18,7 @@ def main() -> None:
     add_trust_option(parser)
     args = parser.parse_args()
     try:
-        with trust_checkpoints(args.trust_checkpoint):
-            unreadable = infer(args.images, args.config, args.checkpoint, args.out_dir)
+        unreadable = infer(**vars(args))
     except (ValueError, FileNotFoundError, FileExistsError) as error:
         sys.exit(str(error))
     print(f'\nPictures are in {args.out_dir}/vis, predictions in {args.out_dir}/preds.')

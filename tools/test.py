@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from mmsecvit.apis import add_config_options, test
-from mmsecvit.checkpoints import CheckpointError, add_trust_option, trust_checkpoints
+from mmsecvit.checkpoints import CheckpointError, add_trust_option
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,8 +27,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = vars(parse_args())
     try:
-        with trust_checkpoints(args.pop('trust_checkpoint')):
-            test(**args)
+        test(**args)
     except (CheckpointError, FileExistsError, FileNotFoundError) as error:
         sys.exit(str(error))
 

@@ -5,7 +5,8 @@ from .config import add_config_options
 from .conversion import convert_released
 from .inference import infer
 from .models import get_model, list_models
-from .train import test, train
+from .test import test
+from .train import train
 from .verification import verify_images
 
 __all__ = [

@@ -9,9 +9,10 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
+from ..checkpoints import CheckpointReader
 from ..engine.hooks.cluster_visualization import image_normalization
 from ..visualization import draw_clusters, record_ranks
-from .config import set_pretrained
+from .config import load_config, set_pretrained
 
 # Without a config: SecViT-T, on images as ImageNet's are normalised.
 DEFAULT_CONFIG = dict(
@@ -33,6 +34,7 @@ def visualize_clusters(
     stages: Sequence[int] = (1, 2, 3),
     block: int = -1,
     heads: str | int = 'mean',
+    trust: bool = False,
 ) -> Path:
     """Draw the clusters of an image, at the image's own size.
 
@@ -47,6 +49,7 @@ def visualize_clusters(
         block: Which block of each stage, counted from 0; -1 is the last.
         heads: ``mean``, ``all``, or a head's number from 0, as in
             :func:`mmsecvit.visualization.cluster_maps`.
+        trust: Whether to execute code that the checkpoint may hold.
 
     Returns:
         The path of the picture.
@@ -65,13 +68,15 @@ def visualize_clusters(
     pixels = mmcv.imread(image)
     if pixels is None:
         raise ValueError(f'image {image} cannot be read')
-    cfg = Config.fromfile(config) if config else Config(DEFAULT_CONFIG)
+    cfg = load_config(config) if config else Config(DEFAULT_CONFIG)
     init_default_scope(cfg.default_scope)
+    reader = CheckpointReader(trust)
     if checkpoint:
-        set_pretrained(cfg, checkpoint)
+        set_pretrained(cfg, checkpoint, reader)
     backbone = MODELS.build(cfg.model.backbone)
     if checkpoint:
-        backbone.init_weights()
+        with reader.serving_mmengine():
+            backbone.init_weights()
     normalization = {k: np.array(v) for k, v in image_normalization(cfg).items()}
     x = torch.from_numpy(mmcv.imnormalize(pixels, **normalization))
     backbone.eval()

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
 
-from ..checkpoints import CheckpointError, read_checkpoint
+from ..checkpoints import CheckpointError, CheckpointReader
 from ..engine.hooks import find_last_checkpoint, list_regular_checkpoints
 
 SYNC_BATCH_NORMS = ('SyncBN', 'MMSyncBN')
@@ -59,14 +59,13 @@ def load_config(
     return cfg
 
 
-def set_pretrained(cfg: Config, path: str) -> None:
+def set_pretrained(cfg: Config, path: str, reader: CheckpointReader) -> None:
     """Let the backbone start from the weights in ``path``, a file or an http(s) address."""
     if 'backbone' not in cfg.model:
         raise ValueError(f'pretrained needs a model with a backbone, got a {cfg.model.type}')
     if not path.startswith(('http://', 'https://')) and not Path(path).expanduser().is_file():
         raise FileNotFoundError(f'pretrained must be a checkpoint, but {path} does not exist')
-    if not path.startswith(('http://', 'https://')):
-        read_checkpoint(path)  # what cannot be read is to be refused before all work
+    reader.read(path)  # refuse what cannot be read before all work
     cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=path)
 
 
@@ -108,7 +107,7 @@ def set_tensorboard(cfg: Config) -> None:
     cfg.visualizer.vis_backends = [*backends, dict(type='TensorboardVisBackend')]
 
 
-def set_resume(cfg: Config, resume: str | None) -> None:
+def set_resume(cfg: Config, resume: str | None, reader: CheckpointReader) -> None:
     """Go on from a checkpoint, or from the latest in the work directory (``auto``).
 
     Without ``resume``, a work directory that holds checkpoints is refused, since the new run
@@ -141,7 +140,7 @@ def set_resume(cfg: Config, resume: str | None) -> None:
             return  # shards, as some strategies write them
         raise CheckpointError(f'resume must be a file, but {path} is a folder')
     try:
-        checkpoint = read_checkpoint(path)
+        checkpoint = reader.read(path)
     except CheckpointError as error:
         others = [p for p in list_regular_checkpoints(cfg.work_dir) if p.name != path.name]
         if resume != 'auto' or not others:

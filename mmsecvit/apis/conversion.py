@@ -13,7 +13,7 @@ from ..necks import SecViTNeck
 from ..version import __version__
 
 
-def convert_released(src: str | Path, dst: str | Path) -> dict:
+def convert_released(src: str | Path, dst: str | Path, trust: bool = False) -> dict:
     """Convert a released checkpoint to a classifier's of this package.
 
     The result serves as weights of mmpretrain's ``ImageClassifier``, and as ``--pretrained`` or
@@ -22,6 +22,7 @@ def convert_released(src: str | Path, dst: str | Path) -> dict:
     Args:
         src: The authors' checkpoint, a local file; with or without the classifier's weights.
         dst: File to write, which must not exist yet.
+        trust: Whether to execute code that ``src`` may hold.
 
     Returns:
         What is written beside the weights, under ``meta``: ``arch`` (a name, or the dict that
@@ -37,7 +38,7 @@ def convert_released(src: str | Path, dst: str | Path) -> dict:
     dst = Path(dst)
     if dst.exists():
         raise FileExistsError(f'dst must be a new file, but {dst} exists')
-    released = read_state_dict(src)
+    released = read_state_dict(src, trust)
     weights = from_released(released)
     try:
         arch = _recognize_released(released, weights)

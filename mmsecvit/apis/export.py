@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from mmengine.config import Config
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
-from ..checkpoints import read_state_dict
+from ..checkpoints import CheckpointReader, check_weights, extract_state_dict
 from ..layers import SECA
-from .config import adapt_to_cpu, set_pretrained
-from .train import check_weights
+from .config import adapt_to_cpu, load_config, set_pretrained
 
 SUFFIXES = {'onnx': '.onnx', 'torch_export': '.pt2'}
 
@@ -41,6 +39,18 @@ class Comparison(NamedTuple):
     exported_seconds: float
 
 
+class Exported:
+    """An exported file, and the network in it."""
+
+    def __init__(self, network: BaseModule, path: Path) -> None:
+        self.network = network
+        self._run = load_exported(path)
+
+    def __call__(self, x: Tensor) -> Sequence[Tensor]:
+        """Run the file on an input, (B, 3, H, W)."""
+        return self._run(x)
+
+
 def export(
     config: str | Path,
     checkpoint: str,
@@ -48,7 +58,8 @@ def export(
     format: str = 'onnx',
     dynamic: bool = False,
     size: tuple[int, int] = (224, 224),
-) -> Run:
+    trust: bool = False,
+) -> 'Exported':
     """Write the backbone of a config, or its classifier, as a file that runs without it.
 
     The input is called ``images``: (B, 3, H, W), float32, normalised as the config's data
@@ -66,9 +77,10 @@ def export(
             multiples of 32, to which the toolboxes pad. Between them, clusters of all sizes
             would need branches that neither format has.
         size: Height and width of the one image that the file takes if it is not dynamic.
+        trust: Whether to execute code that the checkpoint may hold.
 
     Returns:
-        What runs the file on an input.
+        A function that runs the file on an input. Its ``network`` is the exported one.
 
     Raises:
         FileExistsError: If ``out`` exists.
@@ -86,7 +98,7 @@ def export(
     missing = [name for name in ('onnx', 'onnxscript', 'onnxruntime') if find_spec(name) is None]
     if format == 'onnx' and missing:
         raise ValueError(f'format onnx needs more packages: pip install {" ".join(missing)}')
-    network = load_network(config, checkpoint)
+    network = load_network(config, checkpoint, trust)
     if dynamic:
         _check_divisible(getattr(network, 'backbone', network))
         # Sizes of 0 and 1 are special cases to torch.export, and equal ones count as one.
@@ -112,22 +124,25 @@ def export(
             external_data=False,
             custom_translation_table={torch.ops.aten.sort.stable: _stable_sort_in_onnx},
         )
-    return load_exported(out)
+    return Exported(network, out)
 
 
-def load_network(config: str | Path, checkpoint: str) -> BaseModule:
-    """Build what is exported of a config's model, with its weights, in eval mode."""
-    cfg = Config.fromfile(config)
+def load_network(config: str | Path, checkpoint: str, trust: bool = False) -> BaseModule:
+    """Build the part of a config's model that is exported, with its weights, in eval mode."""
+    cfg = load_config(config)
+    reader = CheckpointReader(trust)
     init_default_scope(cfg.default_scope)
     adapt_to_cpu(cfg)
     if cfg.default_scope == 'mmpretrain':
         network = MODELS.build(cfg.model)
-        check_weights(network, checkpoint, config)
-        network.load_state_dict(read_state_dict(checkpoint))
+        content = reader.read(checkpoint)
+        check_weights(network, content, checkpoint, config)
+        network.load_state_dict(extract_state_dict(content, checkpoint))
     else:
-        set_pretrained(cfg, checkpoint)
+        set_pretrained(cfg, checkpoint, reader)
         network = MODELS.build(cfg.model.backbone)
-        network.init_weights()
+        with reader.serving_mmengine():
+            network.init_weights()
     return network.eval()
 
 

@@ -15,9 +15,8 @@ from mmengine.utils import track_iter_progress
 from torch import nn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ..checkpoints import read_checkpoints_as_data
-from .config import check_operators
-from .train import check_weights
+from ..checkpoints import CheckpointReader, check_weights
+from .config import check_operators, load_config
 
 # From the path of an image to a picture of the prediction, (H, W, 3) uint8 RGB, and the
 # prediction as plain data.
@@ -25,46 +24,59 @@ Predict = Callable[[str], tuple[np.ndarray, dict]]
 
 
 def infer(
-    images: Sequence[str | Path], config: str | Path, checkpoint: str, out_dir: str | Path
+    images: Sequence[str | Path],
+    config: str | Path,
+    checkpoint: str,
+    out_dir: str | Path,
+    trust: bool = False,
 ) -> list[Path]:
-    """Predict with a detector, segmenter or classifier, by its toolbox's inferencer.
+    """Predict with a detector, segmenter or classifier, by the inferencer of its toolbox.
 
-    Writes ``vis/NAME.png``, the prediction drawn, and ``preds/NAME.json`` for each image. All
-    JSON files name the image and the classes; those of a detector have mmdet's ``labels``,
-    ``scores``, ``bboxes`` (x1, y1, x2, y2 in pixels) and ``masks``, those of a segmenter
-    ``labels`` and ``masks`` of the classes that are in the image, those of a classifier
-    mmpretrain's ``pred_label``, ``pred_score`` and ``pred_scores``. Masks are COCO's RLE.
+    For each image, write the drawn prediction to ``vis/NAME.png``, and the prediction as data to
+    ``preds/NAME.json``. Every JSON file names the image and the classes. In addition, it has:
+
+    - of a detector, mmdet's ``labels``, ``scores``, ``bboxes`` (x1, y1, x2, y2 in pixels) and
+      ``masks``;
+    - of a segmenter, ``labels`` and ``masks`` of the classes that are in the image;
+    - of a classifier, mmpretrain's ``pred_label``, ``pred_score`` and ``pred_scores``.
+
+    Masks are COCO's RLE.
 
     Args:
-        images: Files, folders (their image files are taken, not those of folders in them) and
-            glob patterns.
-        config: Config of the model.
+        images: Files, folders (the image files in them, not in their subfolders) and glob
+            patterns.
+        config: Path of the config file.
         checkpoint: Weights of the whole model, a file or an http(s) address.
         out_dir: New or empty folder.
+        trust: Whether to execute code that the checkpoint may hold.
 
     Returns:
         The files that could not be read as an image.
 
     Raises:
-        FileNotFoundError: If there are no images or there is no such checkpoint.
+        FileNotFoundError: If there are no images, or the config or the checkpoint does not exist.
         FileExistsError: If ``out_dir`` holds files.
-        ValueError: If two images have one name, the config is of no known toolbox, or the
-            checkpoint is not of its model.
+        ValueError: If two images have the same name, the config is of no known toolbox, or the
+            checkpoint does not belong to its model.
     """
     paths = find_images(images)
     out_dir = Path(out_dir)
     if out_dir.exists() and any(out_dir.iterdir()):
         raise FileExistsError(f'out_dir must be a new or empty folder, but {out_dir} holds files')
-    cfg = Config.fromfile(config)
+    cfg = load_config(config)
     if cfg.get('default_scope') not in _INFERENCERS:
         raise ValueError(
             f'config must have one of {", ".join(_INFERENCERS)} as its default_scope, '
             f'got {cfg.get("default_scope")}'
         )
-    read_checkpoints_as_data()
     check_operators(cfg)
-    model, predict = _INFERENCERS[cfg.default_scope](cfg, checkpoint)
-    check_weights(model, checkpoint, config)
+    reader = CheckpointReader(trust)
+    content = reader.read(checkpoint)
+    with reader.serving_mmengine():
+        model, predict = _INFERENCERS[cfg.default_scope](cfg, checkpoint)
+    # The inferencer loads what fits and skips the rest.
+    check_weights(model, content, checkpoint, config)
+    del content
     for name in ('vis', 'preds'):
         (out_dir / name).mkdir(parents=True)
     unreadable = []

@@ -10,7 +10,13 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger, print_log
 from mmengine.model import BaseModel
 
-from ..checkpoints import check_fit, from_released, is_released, read_checkpoint, read_state_dict
+from ..checkpoints import (
+    check_fit,
+    extract_state_dict,
+    from_released,
+    is_released,
+    read_checkpoint,
+)
 
 
 def _classifier(backbone: dict, in_channels: int, neck: dict | None = None) -> dict:
@@ -94,6 +100,7 @@ def get_model(
     name: str,
     pretrained: str | Path | bool = False,
     device: str | torch.device | None = None,
+    trust: bool = False,
     **overrides: Any,
 ) -> BaseModel:
     """Build a classifier, by default for ImageNet's 1,000 classes, as of Table 8.
@@ -105,6 +112,7 @@ def get_model(
         pretrained: Checkpoint of this classifier, a file or an http(s) address; the authors'
             released ones as they are. Defaults to False: the weights are random.
         device: Where the model goes. Defaults to None: the CPU.
+        trust: Whether to execute code that the checkpoint may hold.
         **overrides: What to change in the model's config, merged into it as in mmpretrain's
             ``get_model``: ``backbone=dict(out_indices=(0, 1, 2, 3))``,
             ``head=dict(num_classes=10)``. Of a neck or head that is changed, weights of other
@@ -133,7 +141,8 @@ def get_model(
         raise ValueError(
             'pretrained must be a checkpoint or False, got True: no weights are hosted'
         )
-    weights = read_state_dict(pretrained) if pretrained else {}
+    checkpoint = read_checkpoint(pretrained, trust=trust) if pretrained else {}
+    weights = extract_state_dict(checkpoint, pretrained) if pretrained else {}
     from mmpretrain.apis import get_model as build
 
     config = Config(dict(model=NETWORKS[name], test_dataloader=dict(dataset=IMAGENET)))
@@ -155,7 +164,7 @@ def get_model(
             f'not used of it: {", ".join(unused) or "nothing"}',
             logger='current',
         )
-        meta = read_checkpoint(pretrained).get('meta', {})
+        meta = checkpoint.get('meta', {})
         model._dataset_meta = meta.get('dataset_meta', model._dataset_meta)
     return model.to(device)
 

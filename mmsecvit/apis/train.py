@@ -1,4 +1,4 @@
-"""Train and test: what tools/train.py and tools/test.py do."""
+"""Train: what tools/train.py does."""
 
 import atexit
 import gc
@@ -7,17 +7,11 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.model import BaseModule, is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
-from ..checkpoints import (
-    CheckpointError,
-    check_fit,
-    read_checkpoints_as_data,
-    read_state_dict,
-)
+from ..checkpoints import CheckpointReader, check_weights
 from ..datasets.checks import check_data
 from ..engine.hooks import InterruptionHook, StepSeedHook
 from .config import (
@@ -30,7 +24,6 @@ from .config import (
     set_pretrained,
     set_resume,
     set_tensorboard,
-    set_visualization,
     starts_from_scratch,
 )
 from .summary import summarize
@@ -47,6 +40,7 @@ def train(
     tensorboard: bool = False,
     launcher: str = 'none',
     cfg_options: dict | None = None,
+    trust: bool = False,
 ) -> Runner:
     """Train the model of a config.
 
@@ -63,6 +57,7 @@ def train(
         tensorboard: Whether to log for TensorBoard too, into ``work_dir``.
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
         cfg_options: Values by dotted key that override the config's.
+        trust: Whether to execute code that a checkpoint may hold.
 
     Returns:
         The runner, after training.
@@ -75,8 +70,9 @@ def train(
         FileExistsError: If ``work_dir`` holds checkpoints and ``resume`` is not given.
     """
     cfg = load_config(config, work_dir, launcher, cfg_options)
+    reader = CheckpointReader(trust)
     if pretrained is not None:
-        set_pretrained(cfg, pretrained)
+        set_pretrained(cfg, pretrained, reader)
     if amp:
         if get_device() == 'cpu':
             raise ValueError('amp needs an accelerator, and none was found')
@@ -85,103 +81,32 @@ def train(
         set_auto_scale_lr(cfg)
     if tensorboard:
         set_tensorboard(cfg)
-    set_resume(cfg, resume)
+    set_resume(cfg, resume, reader)
     set_crash_safety(cfg)
     check_data(cfg, ('train', 'val'))
-    runner = _build_runner(cfg)
-    load_from = cfg.get('load_from')
-    if load_from and isinstance(runner.model, nn.Module) and not Path(load_from).is_dir():
-        # Heads may differ on purpose, where other classes are learnt.
-        check_weights(runner.model, load_from, config, part='' if cfg.resume else 'backbone.')
-    interruption = InterruptionHook()
-    runner.register_hook(interruption)
-    runner.register_hook(StepSeedHook())
-    if starts_from_scratch(cfg):
-        runner.logger.warning(
-            'The backbone trains from scratch: give it weights with --pretrained PATH, or go on '
-            'with an earlier run with --resume.'
-        )
-    with interruption.listening(runner), naming_damaged_images(cfg, ('train', 'val')):
-        runner.train()
+    with reader.serving_mmengine():
+        runner = build_runner(cfg)
+        load_from = cfg.get('load_from')
+        if load_from and isinstance(runner.model, nn.Module) and not Path(load_from).is_dir():
+            # Heads may differ on purpose, where other classes are learned.
+            part = '' if cfg.resume else 'backbone.'
+            check_weights(runner.model, reader.read(load_from), load_from, config, part)
+        interruption = InterruptionHook()
+        runner.register_hook(interruption)
+        runner.register_hook(StepSeedHook())
+        if starts_from_scratch(cfg):
+            runner.logger.warning(
+                'The backbone trains from scratch: give it weights with --pretrained PATH, or go '
+                'on with an earlier run with --resume.'
+            )
+        with interruption.listening(runner), naming_damaged_images(cfg, ('train', 'val')):
+            runner.train()
     runner.logger.info(summarize(runner))
     return runner
 
 
-def test(
-    config: str | Path,
-    checkpoint: str,
-    work_dir: str | None = None,
-    out: str | None = None,
-    show: bool = False,
-    show_dir: str | None = None,
-    wait_time: float = 2.0,
-    launcher: str = 'none',
-    cfg_options: dict | None = None,
-) -> dict[str, float]:
-    """Evaluate a checkpoint with the config's own metrics.
-
-    Args:
-        config: Path of the config file of a detector, segmenter or classifier.
-        checkpoint: Weights of the whole model, a file or an http(s) address.
-        work_dir: Where the log and the metrics go, as in :func:`train`.
-        out: Pickle file for the predictions, which must not exist yet.
-        show: Whether to show predictions in windows.
-        show_dir: Folder for pictures of the predictions.
-        wait_time: How long a window stays, in seconds.
-        launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
-        cfg_options: Values by dotted key that override the config's.
-
-    Returns:
-        The metrics by name.
-
-    Raises:
-        ValueError: If ``out`` is no pickle file, the annotations do not have the classes, or an
-            image is empty or a segmentation map unreadable.
-        CheckpointError: If the checkpoint is damaged, holds code or is not of this model.
-        FileNotFoundError: If there is no such checkpoint, or a part of the data does not exist.
-        FileExistsError: If ``out`` exists.
-    """
-    if out is not None and Path(out).suffix not in ('.pkl', '.pickle'):
-        raise ValueError(f'out must end with .pkl or .pickle, got {out}')
-    if out is not None and Path(out).exists():
-        raise FileExistsError(f'out must be a new file, but {out} exists')
-    cfg = load_config(config, work_dir, launcher, cfg_options)
-    cfg.load_from = checkpoint
-    cfg.pop('runner_type', None)  # FlexibleRunner's strategies are for training
-    if show or show_dir:
-        set_visualization(cfg, show, show_dir, wait_time)
-    check_data(cfg, ('test',))
-    runner = _build_runner(cfg)
-    # mmengine's own loading, later and by its hooks, would skip what does not fit.
-    check_weights(runner.model, checkpoint, config)
-    if out is not None:
-        # mmdet's own class also encodes the masks, which are too large as they come.
-        metric = 'mmdet.DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
-        runner.test_evaluator.metrics.append(
-            runner.build_evaluator(dict(type=metric, out_file_path=out)).metrics[0]
-        )
-    with naming_damaged_images(cfg, ('test',)):
-        return runner.test()
-
-
-def check_weights(model: BaseModule, checkpoint: str, config: str | Path, part: str = '') -> None:
-    """Raise a CheckpointError unless a checkpoint has the weights of the model of ``config``.
-
-    Looks at those alone whose names begin with ``part``.
-    """
-    own = (model.module if is_model_wrapper(model) else model).state_dict()
-    given = read_state_dict(checkpoint)
-    own, given = ({k: w for k, w in x.items() if k.startswith(part)} for x in (own, given))
-    try:
-        check_fit(own, given)
-    except ValueError as error:
-        raise CheckpointError(
-            f'checkpoint {checkpoint} is not of the model of {config}: {error}'
-        ) from error
-
-
-def _build_runner(cfg: Config) -> Runner:
-    read_checkpoints_as_data()
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner of a config, changed for a machine without accelerators."""
     check_operators(cfg)
     if cfg.get('visualizer'):
         # Without a name mmengine gives it the run's own. Under the one name that the toolboxes give

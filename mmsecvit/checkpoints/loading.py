@@ -1,32 +1,35 @@
-"""Reading checkpoints as data only, and loading them into a backbone or not at all."""
+"""Read checkpoints as data, once each, and load them into a backbone completely or not at all."""
 
 import os
 import re
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer, print_log
+from mmengine.model import is_model_wrapper
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import digit_version
 from torch import Tensor, nn
 
 from .released import from_released, is_released
 
+URL_SCHEMES = ('http://', 'https://')
+
 
 def _history_method(owner: object, name: str) -> object:
-    """Stand for ``getattr`` in pickles of a HistoryBuffer, which name its own methods."""
+    """Replace ``getattr`` in pickles of a HistoryBuffer, which look up their own methods."""
     if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
         raise ValueError(f'GLOBAL getattr({owner}, {name})')
     return getattr(HistoryBuffer, name)
 
 
-# What mmengine's own checkpoints hold beside tensors and plain Python data. NumPy 2 renamed the
-# module of what rebuilds arrays and scalars, and either name may be in a file.
+# mmengine's own checkpoints hold these in addition to tensors and plain Python data. NumPy 2
+# renamed the module of the functions that rebuild arrays and scalars: a file can have either name.
 _TRUSTED = [
     HistoryBuffer,
     (_history_method, 'builtins.getattr'),
@@ -39,66 +42,51 @@ _TRUSTED = [
         for core in ('core', '_core')
     ),
 ]
-# Earlier releases cannot be told what to trust, and refuse what needs it.
-_CAN_TRUST = digit_version(torch.__version__) >= digit_version('2.6')
-_trust = ContextVar('trust', default=False)
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be read, holds code, or is not what it was given as."""
-
-
-@contextmanager
-def trust_checkpoints(trust: bool = True) -> Iterator[None]:
-    """Inside the ``with`` block, execute the code that a checkpoint may hold.
-
-    Args:
-        trust: Whether to do so; False changes nothing.
-    """
-    token = _trust.set(trust or _trust.get())
-    try:
-        yield
-    finally:
-        _trust.reset(token)
+    """A checkpoint cannot be read, holds code, or does not belong to the model."""
 
 
 def add_trust_option(parser: ArgumentParser) -> None:
-    """Give a command line ``--trust-checkpoint``, which :func:`trust_checkpoints` takes."""
+    """Give a command line ``--trust-checkpoint``, the argument ``trust`` of the functions here."""
     parser.add_argument(
         '--trust-checkpoint',
+        dest='trust',
         action='store_true',
         help='execute code that a checkpoint may hold, if you trust where it is from',
     )
 
 
-def read_checkpoint(path: str | Path, map_location: str | torch.device = 'cpu') -> dict:
-    """Read a checkpoint without executing anything in it, but within :func:`trust_checkpoints`.
+def read_checkpoint(
+    path: str | Path, map_location: str | torch.device | None = 'cpu', trust: bool = False
+) -> Any:
+    """Read a checkpoint as data: code in it is not executed.
 
     Args:
-        path: A local file, or an http(s) address, which is cached by torch.hub.
-        map_location: Where the tensors go, as in ``torch.load``.
+        path: A local file, or an http(s) address, which torch.hub caches.
+        map_location: Device of the tensors, as in ``torch.load``.
+        trust: Whether to execute code that the file may hold.
 
     Returns:
-        What the file holds.
+        The content of the file, in general a dict.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
         OSError: If the disk or the network fails.
         CheckpointError: If the file is damaged, or holds more than data.
     """
     path = str(path)
-    is_url = path.startswith(('http://', 'https://'))
+    is_url = path.startswith(URL_SCHEMES)
     if not is_url and not Path(path).expanduser().is_file():
         raise FileNotFoundError(f'checkpoint {path} does not exist')
     load = torch.hub.load_state_dict_from_url if is_url else torch.load
-    if _CAN_TRUST:
-        torch.serialization.add_safe_globals(_TRUSTED)
-    trust = _trust.get()
     try:
-        checkpoint = load(
-            os.path.expanduser(path), map_location=map_location, weights_only=not trust
-        )
-    except OSError as error:  # the disk's or the network's
+        with _trusting_mmengine():
+            checkpoint = load(
+                os.path.expanduser(path), map_location=map_location, weights_only=not trust
+            )
+    except OSError as error:  # from the disk or the network
         raise OSError(f'checkpoint {path} cannot be read: {error}') from error
     except Exception as error:  # a damaged pickle can raise anything
         culprit = re.search(r'(?:GLOBAL|class) (\S+)', str(error))
@@ -107,43 +95,128 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = 'cpu') 
         else:
             reason = (
                 f'holds more than data ({culprit[1]}) and was not read; if you trust where it '
-                'comes from, add --trust-checkpoint (in Python: mmsecvit.checkpoints.'
-                'trust_checkpoints)'
+                'comes from, add --trust-checkpoint (in Python: trust=True)'
             )
         raise CheckpointError(f'checkpoint {path} {reason}') from error
     if not trust and isinstance(checkpoint, dict) and isinstance(checkpoint.get('meta'), dict):
-        # mmengine would run this text as Python when it resumes; nobody else needs it.
+        # mmengine would run this text as Python when it resumes; nothing else needs it.
         checkpoint['meta'].pop('config', None)
     return checkpoint
 
 
-def read_checkpoints_as_data() -> None:
-    """Let mmengine read files and http(s) addresses by :func:`read_checkpoint` alone.
+def _trusting_mmengine() -> AbstractContextManager:
+    """Let torch read what mmengine's own checkpoints hold, and forget it afterwards."""
+    if digit_version(torch.__version__) < digit_version('2.6'):
+        return nullcontext()  # it refuses all names that it does not know itself
+    # On exit torch forgets all names that it was given, those of the caller too.
+    known = torch.serialization.get_safe_globals()
+    return torch.serialization.safe_globals([name for name in _TRUSTED if name not in known])
 
-    Its own readers trust more, and some releases fall back to executing what they cannot read.
-    Before torch 2.6 mmengine's own checkpoints count as more than data.
+
+class CheckpointReader:
+    """Read the checkpoints of one command, each of them once.
+
+    Args:
+        trust: Whether to execute code that a checkpoint may hold.
+
+    Example:
+        >>> reader = CheckpointReader()
+        >>> checkpoint = reader.read('epoch_12.pth')  # refuse it before all work
+        >>> with reader.serving_mmengine():
+        ...     runner.train()  # mmengine loads what was read
     """
-    for prefixes in ('', ('http://', 'https://')):
-        CheckpointLoader.register_scheme(prefixes, loader=read_checkpoint, force=True)
+
+    def __init__(self, trust: bool = False) -> None:
+        self.trust = trust
+        self._held: dict[str, Any] = {}
+
+    def read(self, path: str | Path) -> Any:
+        """Read a checkpoint onto the CPU, and hold it until it is loaded.
+
+        Args:
+            path: As in :func:`read_checkpoint`.
+
+        Returns:
+            The content of the file, which was read now or before.
+
+        Raises:
+            FileNotFoundError: As in :func:`read_checkpoint`, as all others.
+        """
+        if str(path) not in self._held:
+            self._held[str(path)] = read_checkpoint(path, trust=self.trust)
+        return self._held[str(path)]
+
+    def load_from_reader(
+        self, path: str, map_location: str | torch.device | None = 'cpu'
+    ) -> Any:  # mmengine logs the name without `load_from_`
+        """Return a checkpoint that is about to be loaded, and hold it no longer.
+
+        Args:
+            path: As in :func:`read_checkpoint`.
+            map_location: Device of the tensors of a file that is not held. What is held is on the
+                CPU: loading copies it to the devices of the model and of the optimizer.
+
+        Returns:
+            The content of the file.
+        """
+        if path in self._held:
+            return self._held.pop(path)
+        return read_checkpoint(path, map_location, self.trust)
+
+    @contextmanager
+    def serving_mmengine(self) -> Iterator[None]:
+        """Let mmengine, and backbones of this package, load files and http(s) addresses from here.
+
+        mmengine's own readers trust more, and some releases execute what they cannot read as
+        data. They are back after the ``with`` block.
+
+        Before torch 2.6, mmengine's own checkpoints count as more than data.
+        """
+        prefixes = ('', *URL_SCHEMES)
+        before = {prefix: CheckpointLoader._schemes[prefix] for prefix in prefixes}
+        CheckpointLoader.register_scheme(prefixes, self.load_from_reader, force=True)
+        try:
+            yield
+        finally:
+            for prefix, loader in before.items():
+                CheckpointLoader.register_scheme(prefix, loader, force=True)
+
+    @classmethod
+    def in_service(cls) -> 'CheckpointReader':
+        """Return the reader that serves mmengine now, or else a new one, which trusts nothing."""
+        reader = getattr(CheckpointLoader._schemes[''], '__self__', None)
+        return reader if isinstance(reader, cls) else cls()
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read a model's weights without executing anything in their file.
-
-    The weights may lie under ``state_dict`` or ``model``, and their keys may begin with
-    ``module.``.
+def read_state_dict(path: str | Path, trust: bool = False) -> dict[str, Tensor]:
+    """Read the weights of a model.
 
     Args:
         path: As in :func:`read_checkpoint`.
+        trust: Whether to execute code that the file may hold.
 
     Returns:
         The state dict, on the CPU.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        CheckpointError: If the file cannot be read as data only, or holds no state dict.
+        FileNotFoundError: If the file does not exist.
+        CheckpointError: If the file cannot be read as data, or holds no state dict.
     """
-    checkpoint = read_checkpoint(path)
+    return extract_state_dict(read_checkpoint(path, trust=trust), path)
+
+
+def extract_state_dict(checkpoint: Any, path: str | Path) -> dict[str, Tensor]:
+    """Return the weights of a model that a checkpoint holds.
+
+    They may be under ``state_dict`` or ``model``, and their keys may begin with ``module.``.
+
+    Args:
+        checkpoint: Content of a file, as :func:`read_checkpoint` returns it.
+        path: The file, for errors.
+
+    Raises:
+        CheckpointError: If there is no state dict.
+    """
     for key in ('state_dict', 'model'):
         if isinstance(checkpoint, dict) and isinstance(checkpoint.get(key), dict):
             checkpoint = checkpoint[key]
@@ -158,15 +231,15 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 def check_fit(
     own: dict[str, Tensor], given: dict[str, Tensor], optional: tuple[str, ...] = ()
 ) -> None:
-    """Raise a ValueError unless weights have a model's names and shapes.
+    """Raise a ValueError unless weights have the names and shapes of a model's.
 
     Args:
-        own: The model's state dict.
-        given: The state dict to load.
-        optional: Beginnings of keys that may be missing on either side.
+        own: State dict of the model.
+        given: State dict to load.
+        optional: Beginnings of keys that may be missing in either of them.
 
     Raises:
-        ValueError: With the first keys and shapes that differ.
+        ValueError: If they differ. The error names the first keys and shapes that do.
     """
     missing = [key for key in own if key not in given and not key.startswith(optional)]
     unknown = [key for key in given if key not in own and not key.startswith(optional)]
@@ -188,30 +261,59 @@ def check_fit(
         raise ValueError('; '.join(problems))
 
 
+def check_weights(
+    model: nn.Module, checkpoint: Any, path: str | Path, config: str | Path, part: str = ''
+) -> None:
+    """Raise a CheckpointError unless a checkpoint holds the weights of a model.
+
+    Args:
+        model: The model, or a wrapper of it.
+        checkpoint: Content of a file, as :func:`read_checkpoint` returns it.
+        path: The file, for errors.
+        config: Config file of the model, for errors.
+        part: Beginning of the keys to compare. Defaults to all.
+
+    Raises:
+        CheckpointError: If they differ. The error names the first keys and shapes that do.
+    """
+    module: Any = model.module if is_model_wrapper(model) else model
+    own = module.state_dict()
+    given = extract_state_dict(checkpoint, path)
+    own, given = ({k: w for k, w in x.items() if k.startswith(part)} for x in (own, given))
+    try:
+        check_fit(own, given)
+    except ValueError as error:
+        raise CheckpointError(
+            f'checkpoint {path} is not of the model of {config}: {error}'
+        ) from error
+
+
 def load_backbone_weights(
     backbone: nn.Module,
     path: str | Path,
     optional: tuple[str, ...] = (),
     advise: Callable[[dict[str, Tensor]], str] = lambda weights: '',
 ) -> None:
-    """Load a backbone's weights completely, but for what is optional, or raise.
+    """Load all weights of a backbone, except optional ones, or raise.
 
-    The file may be a backbone's, a whole detector's, segmenter's or classifier's (its keys
-    beginning with ``backbone.``), or the authors' released one.
+    The file may be a backbone's, a whole detector's, segmenter's or classifier's (its keys then
+    begin with ``backbone.``), or one that the authors released. It is read as data, or by the
+    :class:`CheckpointReader` that serves mmengine.
 
     Args:
         backbone: Module to load into.
         path: As in :func:`read_checkpoint`.
-        optional: Beginnings of keys that may be missing on either side.
-        advise: Tells from weights that do not fit which options of the backbone to change; an
-            empty string if it cannot.
+        optional: Beginnings of keys that may be missing in the file or in the backbone.
+        advise: Takes weights that do not fit, and returns which options of the backbone to
+            change, or an empty string.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        CheckpointError: If the weights are not those of this backbone, with the first keys and
-            shapes that differ.
+        FileNotFoundError: If the file does not exist.
+        CheckpointError: If the weights are not those of this backbone. The error names the first
+            keys and shapes that differ.
     """
-    state_dict = read_state_dict(path)
+    checkpoint = CheckpointReader.in_service().load_from_reader(str(path))
+    state_dict = extract_state_dict(checkpoint, path)
     if is_released(state_dict):
         state_dict = from_released(state_dict)
     if any(key.startswith('backbone.') for key in state_dict):

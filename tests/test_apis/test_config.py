@@ -10,6 +10,7 @@ from mmsecvit.apis.config import (
     set_visualization,
     starts_from_scratch,
 )
+from mmsecvit.checkpoints import CheckpointReader
 
 PRETRAINED = dict(type='Pretrained', checkpoint='weights.pth')
 NORMAL = dict(type='TruncNormal', layer='Linear', std=0.02)
@@ -63,7 +64,7 @@ def test_an_absent_config_is_named():
 def test_options_for_what_a_config_lacks_are_refused():
     cfg = Config(dict(model=dict(type='GAN')))
     with pytest.raises(ValueError, match='pretrained needs a model with a backbone, got a GAN'):
-        set_pretrained(cfg, 'weights.pth')
+        set_pretrained(cfg, 'weights.pth', CheckpointReader())
     with pytest.raises(ValueError, match='need default_hooks.visualization in the config'):
         set_visualization(cfg, show=True, show_dir=None, wait_time=1.0)
     pytest.importorskip('tensorboard')

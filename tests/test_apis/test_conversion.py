@@ -11,7 +11,7 @@ from torch import nn
 
 from mmsecvit import SecViT, SecViTNeck, __version__
 from mmsecvit.apis import convert_released
-from mmsecvit.checkpoints import read_checkpoint, to_released, trust_checkpoints
+from mmsecvit.checkpoints import read_checkpoint, to_released
 
 ROOT = Path(__file__).parents[2]
 
@@ -136,8 +136,7 @@ def test_a_file_with_more_than_tensors_says_how_to_proceed(tmp_path, tiny):
     torch.save({'model': tiny, 'args': argparse.Namespace(lr=1e-3)}, tmp_path / 'src.pth')
     with pytest.raises(ValueError, match=r'\(argparse.Namespace\) .* if you trust .* --trust'):
         convert_released(tmp_path / 'src.pth', tmp_path / 'dst.pth')
-    with trust_checkpoints():
-        meta = convert_released(tmp_path / 'src.pth', tmp_path / 'dst.pth')
+    meta = convert_released(tmp_path / 'src.pth', tmp_path / 'dst.pth', trust=True)
     assert meta['arch'] == 'tiny'
 
 

@@ -8,7 +8,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import digit_version
 
 from mmsecvit import SecViT
-from mmsecvit.checkpoints import read_checkpoints_as_data, read_state_dict
+from mmsecvit.checkpoints import CheckpointError, CheckpointReader, read_checkpoint, read_state_dict
 
 MICRO = dict(embed_dims=(16, 16, 32, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 4))
 
@@ -162,16 +162,69 @@ class Call:
 )
 @pytest.mark.parametrize('read', [read_state_dict, CheckpointLoader.load_checkpoint])
 def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, payload, culprit, read):
-    read_checkpoints_as_data()
     marker = tmp_path / 'marker'
     torch.save({'state_dict': {}, 'x': payload(marker)}, tmp_path / 'evil.pth')
-    with pytest.raises(
+    refused = pytest.raises(
         ValueError,
         match=rf'evil.pth holds more than data \({culprit}\S*\) and was not read; if you trust '
-        'where it comes from, add --trust-checkpoint',
-    ):
+        r'where it comes from, add --trust-checkpoint \(in Python: trust=True\)$',
+    )
+    with CheckpointReader().serving_mmengine(), refused:
         read(str(tmp_path / 'evil.pth'))
     assert not marker.exists()
+
+
+def test_a_backbone_loads_by_the_reader_in_service_and_else_as_data(tmp_path, weights):
+    marker = tmp_path / 'marker'
+    torch.save({'state_dict': weights, 'x': Call(open, str(marker), 'w')}, tmp_path / 'evil.pth')
+    backbone = pretrained(tmp_path / 'evil.pth')
+    with pytest.raises(CheckpointError, match='holds more than data'):
+        backbone.init_weights()
+    assert not marker.exists()
+    with CheckpointReader(trust=True).serving_mmengine():
+        backbone.init_weights()
+    assert marker.exists()
+    with pytest.raises(CheckpointError, match='holds more than data'):
+        pretrained(tmp_path / 'evil.pth').init_weights()
+
+
+def test_a_reader_reads_once_and_lets_go_of_what_was_loaded(tmp_path):
+    path = str(tmp_path / 'weights.pth')
+    torch.save({'state_dict': {'w': torch.zeros(1)}}, path)
+    reader = CheckpointReader()
+    checkpoint = reader.read(path)
+    assert reader.read(path) is checkpoint
+    with reader.serving_mmengine():
+        assert CheckpointLoader.load_checkpoint(path, map_location='cpu') is checkpoint
+        assert CheckpointLoader.load_checkpoint(path, map_location='cpu') is not checkpoint
+    assert reader.read(path) is not checkpoint
+
+
+def test_what_mmengine_and_torch_read_is_as_before_afterwards(tmp_path, monkeypatch):
+    def of_a_user(path, map_location=None):
+        return 'of a user'
+
+    monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
+    CheckpointLoader.register_scheme('https://', of_a_user, force=True)
+    before = dict(CheckpointLoader._schemes)
+    torch.save({'state_dict': {'w': torch.zeros(1)}}, tmp_path / 'weights.pth')
+    with pytest.raises(KeyError), CheckpointReader().serving_mmengine():
+        assert CheckpointLoader._schemes != before
+        raise KeyError
+    assert CheckpointLoader._schemes == before
+    assert CheckpointLoader.load_checkpoint('https://x/y.pth') == 'of a user'
+
+
+@pytest.mark.skipif(
+    digit_version(torch.__version__) < digit_version('2.6'),
+    reason='torch below 2.6 cannot be told what to trust',
+)
+def test_what_torch_trusts_is_as_before_afterwards(tmp_path):
+    torch.save({'w': torch.zeros(1)}, tmp_path / 'weights.pth')
+    with torch.serialization.safe_globals([HistoryBuffer, OrderedDict]):
+        before = set(torch.serialization.get_safe_globals())
+        read_checkpoint(tmp_path / 'weights.pth')
+        assert set(torch.serialization.get_safe_globals()) == before
 
 
 def test_what_is_no_checkpoint_is_named(tmp_path):

@@ -54,7 +54,7 @@ def test_every_tool_runs_code_of_a_checkpoint_only_if_told_to(tmp_path, monkeypa
 
     assert run() == (
         f'checkpoint {evil} holds more than data (io.open) and was not read; if you trust where '
-        'it comes from, add --trust-checkpoint (in Python: mmsecvit.checkpoints.trust_checkpoints)'
+        'it comes from, add --trust-checkpoint (in Python: trust=True)'
     )
     assert not marker.exists()
     assert 'holds more than data' not in run('--trust-checkpoint')

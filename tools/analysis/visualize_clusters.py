@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from mmsecvit.apis import visualize_clusters
-from mmsecvit.checkpoints import add_trust_option, trust_checkpoints
+from mmsecvit.checkpoints import add_trust_option
 
 
 def _number_or(*words: str):
@@ -47,10 +47,16 @@ def main() -> None:
     if args.checkpoint is None:
         print('No checkpoint given: these are the clusters of random weights.', file=sys.stderr)
     try:
-        with trust_checkpoints(args.trust_checkpoint):
-            made = visualize_clusters(
-                args.image, out, args.config, args.checkpoint, args.stages, block, args.heads
-            )
+        made = visualize_clusters(
+            args.image,
+            out,
+            args.config,
+            args.checkpoint,
+            args.stages,
+            block,
+            args.heads,
+            args.trust,
+        )
     except (ValueError, FileNotFoundError, FileExistsError) as error:
         sys.exit(str(error))
     print(made)

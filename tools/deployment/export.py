@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmsecvit.apis.export import SUFFIXES, compare, export, load_network
-from mmsecvit.checkpoints import add_trust_option, trust_checkpoints
+from mmsecvit.apis.export import SUFFIXES, compare, export
+from mmsecvit.checkpoints import add_trust_option
 
 
 def main() -> None:
@@ -32,15 +32,13 @@ def main() -> None:
     out = args.out or Path(args.config.stem + SUFFIXES[args.format])
     size = tuple(args.size)
     try:
-        with trust_checkpoints(args.trust_checkpoint):
-            run = export(args.config, args.checkpoint, out, args.format, args.dynamic, size)
-            network = load_network(args.config, args.checkpoint)
+        run = export(args.config, args.checkpoint, out, args.format, args.dynamic, size, args.trust)
     except (ValueError, FileNotFoundError, FileExistsError) as error:
         sys.exit(str(error))
     print(f'{out}: {out.stat().st_size:,} bytes')
     sizes = [(224, 224), (256, 320), (480, 640)] if args.dynamic else [size]
     for height, width in sizes:
-        found = compare(network, run, (1, 3, height, width))
+        found = compare(run.network, run, (1, 3, height, width))
         print(
             f'{height}x{width}: differs by {found.difference:.1e} at most, by more than 1e-4 in '
             f'{found.share:.1%} of the values; takes '

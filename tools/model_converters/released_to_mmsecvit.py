@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from mmsecvit.apis import convert_released
-from mmsecvit.checkpoints import add_trust_option, trust_checkpoints
+from mmsecvit.checkpoints import add_trust_option
 
 
 def main() -> None:
@@ -14,8 +14,7 @@ def main() -> None:
     add_trust_option(parser)
     args = parser.parse_args()
     try:
-        with trust_checkpoints(args.trust_checkpoint):
-            meta = convert_released(args.src, args.dst)
+        meta = convert_released(**vars(args))
     except (ValueError, FileNotFoundError, FileExistsError) as error:
         sys.exit(str(error))
     print(f'{args.dst}: SecViT(arch={meta["arch"]!r}, variant={meta["variant"]!r})')
