@@ -1,4 +1,4 @@
-"""What README.md and docs/ say exists, is accepted, compiles and runs."""
+"""Check that names, paths, links, commands and code on the pages of the documentation work."""
 
 import argparse
 import os
@@ -20,9 +20,10 @@ from mmengine.registry import MODELS, DefaultScope
 import mmsecvit
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+DOCS = sorted((ROOT / 'docs').glob('*.md'))
+PAGES = [*(ROOT / f'{name}.md' for name in ('README', 'CONTRIBUTING', 'CHANGELOG')), *DOCS]
 BLOCK = re.compile(r'^( *)```(\w+)\n(.*?)^\1```', re.M | re.S)
-NEEDS = '# Needs '  # how a block begins that wants data, weights or GPUs
+NEEDS = '# Needs '  # the first words of a block that needs data, weights or GPUs
 NEEDY = re.compile(r'tools/(train|test|demo|dist_|slurm_)|visualize_clusters|--device cuda|curl')
 
 
@@ -36,13 +37,13 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """Headings as both GitHub and MkDocs name them."""
+    """Return the anchors of a page's headings, which are the same on GitHub and in MkDocs."""
     headings = re.findall(r'^#+ (.+)$', BLOCK.sub('', page.read_text()), re.M)
     return {re.sub(r'[^\w\s-]', '', heading).lower().replace(' ', '-') for heading in headings}
 
 
 def expand(pattern: str) -> list[str]:
-    """Files by a pattern with braces and wildcards; a pattern that matches nothing stays."""
+    """Return the files that match a pattern of bash, or the pattern itself if none does."""
     done = subprocess.run(
         ['bash', '-c', f'printf "%s\\n" {pattern}'], cwd=ROOT, capture_output=True, text=True
     )
@@ -50,14 +51,14 @@ def expand(pattern: str) -> list[str]:
 
 
 def unroll(script: str) -> str:
-    """Write a loop's values where its variable is used."""
+    """Replace the variables of loops by their values in braces."""
     for name, values in re.findall(r'for (\w+) in (.+?); do', script):
         script = script.replace(f'${{{name}}}', f'{{{",".join(values.split())}}}')
     return script
 
 
 def commands(script: str) -> list[list[str]]:
-    """The simple commands of a shell script, without their assignments."""
+    """Split a shell script into simple commands without assignments."""
     found = []
     for line in script.replace('\\\n', ' ').splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
@@ -80,7 +81,7 @@ class Parsed(Exception):
 
 @pytest.fixture
 def accept(monkeypatch):
-    """Let a tool parse a command line, and do nothing else."""
+    """Return a function that lets a tool parse a command line and stops it there."""
     parse = argparse.ArgumentParser.parse_args
 
     def parse_and_stop(self, args=None, namespace=None):
@@ -88,7 +89,7 @@ def accept(monkeypatch):
         raise Parsed
 
     def accept(tool: str, *arguments: str) -> None:
-        # Tools that read the config before they pass their options on want one that exists.
+        # Some tools read the config while they parse their options, so the file must exist.
         arguments = ['configs/mask_rcnn_secvit_t_1x.py' if a == 'CONFIG' else a for a in arguments]
         monkeypatch.setattr(sys, 'argv', [tool, *arguments])
         with pytest.raises(Parsed):
@@ -103,7 +104,7 @@ def accept(monkeypatch):
 
 @pytest.fixture
 def through_launcher(tmp_path):
-    """What a launcher would run, from the path of its tool on."""
+    """Return a function that gives the tool and the arguments that a launcher would run."""
     for name in ('srun', 'python'):
         (tmp_path / name).write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
         (tmp_path / name).chmod(0o755)
@@ -119,9 +120,6 @@ def through_launcher(tmp_path):
     return run
 
 
-@pytest.mark.parametrize(
-    'page', [*PAGES, ROOT / 'CHANGELOG.md', ROOT / 'CONTRIBUTING.md'], ids=lambda page: page.name
-)
 def test_relative_links_and_anchors_resolve(page):
     for target in re.findall(r'\]\(([^)\s]+)\)', BLOCK.sub('', page.read_text())):
         if '://' in target:
@@ -131,18 +129,18 @@ def test_relative_links_and_anchors_resolve(page):
         assert linked.is_file(), f'{page.name} links to {target}'
         if anchor:
             assert anchor in anchors(linked), f'{page.name} links to {target}'
-        # The site has docs/ alone.
+        # The site consists of docs/ only.
         assert page.parent == ROOT or linked.parent.is_relative_to(ROOT / 'docs')
 
 
 def test_every_page_is_in_the_navigation():
     class Loader(yaml.SafeLoader):
-        """Reads what MkDocs' own tags stand for as nothing."""
+        """Ignore MkDocs' own tags."""
 
     Loader.add_multi_constructor('', lambda loader, suffix, node: None)
     nav = yaml.load((ROOT / 'mkdocs.yml').read_text(), Loader)['nav']
     listed = re.findall(r"'([\w/]+\.md)'", str(nav))
-    assert sorted(listed) == [page.name for page in PAGES[1:]]
+    assert sorted(listed) == [page.name for page in DOCS]
 
 
 def test_shell_commands_are_accepted_by_their_tools(page, accept, through_launcher):
@@ -162,9 +160,11 @@ def test_what_needs_data_weights_or_gpus_says_so(page):
 def test_paths_of_tools_and_configs_exist(page):
     text = unroll(page.read_text())
     patterns = re.findall(
-        r'(?<![\w/.])(?:benchmarks|configs|tools|tests|requirements|mmsecvit)/[\w{},*./-]*\w', text
+        r'(?<![\w/.])(?:configs|tools|benchmarks|demo|tests|requirements|mmsecvit)/'
+        r'[\w{},*./-]*\w',
+        text,
     )
-    # A page may show how to make a config.
+    # A page may tell its reader to save a config.
     made = set(re.findall(r'as (configs/\w+\.py)', text))
     for pattern in set(patterns) - made:
         for path in expand(pattern):
@@ -172,7 +172,7 @@ def test_paths_of_tools_and_configs_exist(page):
 
 
 def test_make_targets_exist(page):
-    targets = set(re.findall(r'^(\w+):', (ROOT / 'Makefile').read_text(), re.M))
+    targets = set(re.findall(r'^([\w-]+):', (ROOT / 'Makefile').read_text(), re.M))
     for script in blocks(page, 'shell'):
         for command in commands(script):
             if command[:1] == ['make']:
