@@ -55,6 +55,7 @@ setup(
     license_files=['LICENSE'],
     keywords='vision transformer, object detection, semantic segmentation, image classification',
     packages=find_packages(include=['mmsecvit', 'mmsecvit.*']),
+    package_data={'mmsecvit': ['analysis/paper.yml']},
     classifiers=[f'Programming Language :: Python :: 3.{minor}' for minor in range(10, 14)],
     python_requires='>=3.10',
     # torch and the toolboxes are extras: each toolbox has two distributions with one import name,

@@ -80,8 +80,11 @@ def test_wheel_holds_what_mim_offers(wheel, offered):
 
 
 def test_wheel_holds_the_package_and_nothing_else(wheel, clone):
-    modules = {name for name in wheel.namelist() if name.endswith('.py') and MIM not in name}
-    assert modules == {str(path.relative_to(clone)) for path in clone.glob('mmsecvit/**/*.py')}
+    modules = {
+        name for name in wheel.namelist() if name.endswith(('.py', '.yml')) and MIM not in name
+    }
+    tracked = {name for name in tracked_files() if name.startswith('mmsecvit/')}
+    assert modules == tracked
     assert {name.split('/')[0].split('-')[0] for name in wheel.namelist()} == {'mmsecvit'}
 
 

@@ -1,4 +1,4 @@
-"""The paper's tables beside what this code counts."""
+"""Compare the paper's tables with the costs that are counted here."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,16 +7,16 @@ from typing import NamedTuple
 from .complexity import Complexity, count_complexity, total
 from .paper import PaperRow
 
-# FLOPs may lie this far from the paper's; parameters have to round to the same.
+# FLOPs may differ from the paper's by this ratio; parameters must round to the same million.
 TOLERANCE = 0.03
 
 
 class Comparison(NamedTuple):
-    """A row of the paper and its recount.
+    """A row of the paper, and the costs of its network that are counted here.
 
     Attributes:
         row: The paper's row.
-        ours: What this code counts at the row's shape, or None where there is no such config.
+        ours: The costs at the row's shape, or None where there is no config of this name.
     """
 
     row: PaperRow
@@ -24,16 +24,16 @@ class Comparison(NamedTuple):
 
     @property
     def agrees(self) -> bool:
-        """Whether parameters round to the paper's and FLOPs lie within 3% of them."""
+        """Whether parameters round to the paper's, and FLOPs differ by at most 3%."""
         return (
             self.ours is not None
-            and round(self.ours.parameters / 1e6) == self.row.parameters
+            and self.row.parameters in (None, round(self.ours.parameters / 1e6))
             and abs(self.ours.module_flops / 1e9 / self.row.flops - 1) <= TOLERANCE
         )
 
     @property
     def note(self) -> str:
-        """What is to be said of a row that differs: no reason has been found for any."""
+        """Remark on a row that does not agree; nobody has found the reason for any of them."""
         if self.ours is None:
             return 'no config yet'
         return '' if self.agrees else 'not explained'
@@ -47,7 +47,7 @@ def compare(row: PaperRow, configs: str | Path) -> Comparison:
         configs: Folder of config files.
 
     Returns:
-        The comparison, without our side where the folder has no config of that name.
+        The comparison; ``ours`` is None if the folder has no config of that name.
     """
     config = Path(configs) / f'{row.config}.py'
     return Comparison(row, total(count_complexity(config, row.shape)) if config.is_file() else None)
@@ -56,16 +56,16 @@ def compare(row: PaperRow, configs: str | Path) -> Comparison:
 HEAD = """\
 # The paper's tables, recounted
 
-Written by `tools/analysis/compare_with_paper.py`: parameters and FLOPs (multiply-adds of one
-image) of this repository's configs, each followed by the paper's figure and the difference.
+Written by `tools/analysis/compare_with_paper.py`: parameters and FLOPs (multiply-adds for one
+image) of the configs in this repository, each followed by the paper's number and the difference.
 
-The paper's FLOPs leave out the two matrix products of attention, which no module holds. Ours are
-compared in that convention; the last figure has the products too. Two-stage detectors are counted
-with 1000 proposals for each box head and 100 for each mask head; auxiliary heads have parameters
-and no FLOPs, since they do not run in testing. A row without a note has the paper's parameters when
-rounded to a million, and its FLOPs to 3%.
+The paper's FLOPs leave out the two matrix products of attention, because no module computes them.
+Ours follow the same convention; the last number includes these products. Two-stage detectors are
+counted with 1000 proposals for each box head and 100 for each mask head. Auxiliary heads have
+parameters and no FLOPs, since they do not run in testing. A row without a note has the paper's
+parameters when rounded to a million, and its FLOPs to 3%.
 
-Where SEC-Swin-T has 28.27 M and the paper 29, the paper rounds up, as it does for Swin-T itself:
+SEC-Swin-T has 28.27 M here and 29 in the paper. The paper rounds up, as it does for Swin-T itself:
 28.29 M, and 29 in its Tables 2 and 6.
 """
 
@@ -75,11 +75,7 @@ HEADER = """\
 
 
 def report(comparisons: Sequence[Comparison]) -> str:
-    """Write comparisons as a Markdown page with a table for each of the paper's.
-
-    A row agrees if its parameters round to the paper's million and its FLOPs lie within 3%.
-    Other rows say "not explained".
-    """
+    """Write comparisons as a Markdown page with a section for each of the paper's tables."""
     lines = [HEAD]
     for tables in dict.fromkeys(c.row.tables for c in comparisons):
         lines += [
@@ -93,14 +89,22 @@ def report(comparisons: Sequence[Comparison]) -> str:
 
 
 def _line(comparison: Comparison) -> str:
-    row, ours, note = comparison.row, comparison.ours, comparison.note
-    image = f'{row.shape[1]}x{row.shape[0]}'
-    if ours is None:
-        return f'| {row.config} | {image} | | {row.parameters} | | | {row.flops} | | | {note} |'
-    parameters, flops = ours.parameters / 1e6, ours.module_flops / 1e9
-    return (
-        f'| {row.config} | {image} '
-        f'| {parameters:.2f} | {row.parameters} | {parameters / row.parameters - 1:+.1%} '
-        f'| {flops:.4g} | {row.flops} | {flops / row.flops - 1:+.1%} '
-        f'| {ours.flops / 1e9:.4g} | {note} |'
-    )
+    row, ours = comparison.row, comparison.ours
+    cells = [
+        row.config,
+        f'{row.shape[1]}x{row.shape[0]}',
+        '' if ours is None else f'{ours.parameters / 1e6:.2f}',
+        *_paper_cells(row.parameters, ours and ours.parameters / 1e6),
+        '' if ours is None else f'{ours.module_flops / 1e9:.4g}',
+        *_paper_cells(row.flops, ours and ours.module_flops / 1e9),
+        '' if ours is None else f'{ours.flops / 1e9:.4g}',
+        comparison.note,
+    ]
+    return f'|{"|".join(f" {cell} " if cell else " " for cell in cells)}|'
+
+
+def _paper_cells(paper: float | None, ours: float | None) -> tuple[str, str]:
+    """Return the paper's number and how far ours is from it, as far as both are known."""
+    if paper is None:
+        return '', ''
+    return str(paper), '' if ours is None else f'{ours / paper - 1:+.1%}'

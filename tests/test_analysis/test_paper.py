@@ -1,3 +1,5 @@
+"""The package's numbers against the paper's tables as they were copied on their own."""
+
 import pytest
 import yaml
 
@@ -53,4 +55,25 @@ def test_segmentation(tables):
             check(row, reported)
             assert row.results == {'mIoU': reported['miou']}
             assert row.shape == ((512, 512) if name == 'secvit_t' else (512, 2048))
+    assert not found
+
+
+def test_ablations(tables):
+    found, reported = rows('6', '7'), tables['ablation']
+    names = dict(
+        secvit_t_cswin_in1k='seca_to_cswsa',
+        secvit_t_wo_lce_in1k='without_lce',
+        secvit_t_wo_cpe_in1k='without_cpe',
+        secvit_t_wo_conv_stem_in1k='without_conv_stem',
+    )
+    for config, name in names.items():
+        row = found.pop(config)
+        assert [row.parameters, row.flops, row.results['accuracy/top1']] == reported[name]
+        assert (row.tables, row.shape) == ('6', (224, 224))
+    for clusters, (flops, top1) in reported['clusters_secvit_s'].items():
+        if clusters == '32,8,2':  # the network of Table 1
+            continue
+        row = found.pop(f'secvit_s_clusters_{clusters.replace(",", "_")}_in1k')
+        assert (row.parameters, row.flops) == (None, flops)
+        assert (row.tables, row.results) == ('7', {'accuracy/top1': top1})
     assert not found

@@ -1,5 +1,6 @@
-"""What `mim` reads: the index, and a metafile for each family."""
+"""What `mim` reads: the index, and a metafile for each family. What people read: the tables."""
 
+import runpy
 from pathlib import Path
 
 import yaml
@@ -46,3 +47,25 @@ def test_results_are_the_papers():
         # Metafiles have what a table's main columns have.
         expected = {k: v for k, v in row.results.items() if k in METRICS.values()} if row else {}
         assert found == expected
+
+
+def test_what_shows_the_papers_numbers_is_up_to_date():
+    tool = ROOT / 'tools' / 'maintenance' / 'write_paper_results.py'
+    texts = runpy.run_path(str(tool))['write_all']()
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+    assert {ROOT / name for name in index['Import']} <= set(texts)
+    for path, text in texts.items():
+        assert path.read_text() == text, f'run {tool}'
+
+
+def test_readme_has_each_network_of_tables_1_to_5():
+    text = (ROOT / 'README.md').read_text()
+    table = text.split('<!-- paper results -->')[1].split('<!-- /paper results -->')[0]
+    lines = [line.strip('|').split('|') for line in table.splitlines() if '](configs/' in line]
+    shown = [row for row in ROWS if row.tables not in ('6', '7')]
+    for cells, row in zip(lines, shown, strict=True):
+        name, *numbers = (cell.strip() for cell in cells)
+        assert name == f'[{row.config}](configs/{row.config}.py)'
+        main = [value for key, value in row.results.items() if key in METRICS.values()]
+        expected = [row.parameters, row.flops, *main]
+        assert [float(number) for number in numbers if number] == expected
