@@ -5,6 +5,7 @@ import sys
 
 from mmsecvit.apis import add_config_options, train
 from mmsecvit.checkpoints import CheckpointError, add_trust_option
+from mmsecvit.datasets import DamagedImageError
 
 
 def parse_args() -> argparse.Namespace:
@@ -40,7 +41,7 @@ def main() -> None:
     args = vars(parse_args())
     try:
         train(**args)
-    except (CheckpointError, FileExistsError, FileNotFoundError) as error:
+    except (CheckpointError, DamagedImageError, FileExistsError, FileNotFoundError) as error:
         sys.exit(str(error))
 
 

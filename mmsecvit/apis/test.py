@@ -3,10 +3,9 @@
 from pathlib import Path
 
 from ..checkpoints import CheckpointReader, check_weights
-from ..datasets.checks import check_data
+from ..datasets import check_data
 from .config import load_config, set_visualization
 from .train import build_runner
-from .verification import naming_damaged_images
 
 
 def test(
@@ -39,8 +38,8 @@ def test(
         The metrics by name.
 
     Raises:
-        ValueError: If ``out`` is no pickle file, the annotations lack classes of the config, an
-            image is empty, or a segmentation map cannot be read.
+        ValueError: If ``out`` is no pickle file, the annotations lack classes of the config, or an
+            image or segmentation map cannot be read.
         CheckpointError: If the checkpoint is damaged, holds code or is not of this model.
         FileNotFoundError: If the config, the checkpoint or a part of the data does not exist.
         FileExistsError: If ``out`` exists.
@@ -56,7 +55,7 @@ def test(
         set_visualization(cfg, show, show_dir, wait_time)
     check_data(cfg, ('test',))
     reader = CheckpointReader(trust)
-    with reader.serving_mmengine(), naming_damaged_images(cfg, ('test',)):
+    with reader.serving_mmengine():
         runner = build_runner(cfg)
         # mmengine would load what fits and skip the rest.
         check_weights(runner.model, reader.read(checkpoint), checkpoint, config)

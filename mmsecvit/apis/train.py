@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..checkpoints import CheckpointReader, check_weights
-from ..datasets.checks import check_data
+from ..datasets import check_data, set_image_backend
 from ..engine.hooks import InterruptionHook, StepSeedHook
 from .config import (
     adapt_to_cpu,
@@ -27,7 +27,6 @@ from .config import (
     starts_from_scratch,
 )
 from .summary import summarize
-from .verification import naming_damaged_images
 
 
 def train(
@@ -64,7 +63,7 @@ def train(
 
     Raises:
         ValueError: If an option does not fit the config or the machine, the annotations do not
-            have the classes, or an image is empty or a segmentation map unreadable.
+            have the classes, or an image or segmentation map cannot be read.
         CheckpointError: If ``pretrained`` or ``resume`` is damaged, holds code or does not fit.
         FileNotFoundError: If ``pretrained``, ``resume`` or a part of the data does not exist.
         FileExistsError: If ``work_dir`` holds checkpoints and ``resume`` is not given.
@@ -99,7 +98,7 @@ def train(
                 'The backbone trains from scratch: give it weights with --pretrained PATH, or go '
                 'on with an earlier run with --resume.'
             )
-        with interruption.listening(runner), naming_damaged_images(cfg, ('train', 'val')):
+        with interruption.listening(runner):
             runner.train()
     runner.logger.info(summarize(runner))
     return runner
@@ -123,7 +122,11 @@ def build_runner(cfg: Config) -> Runner:
                 f"launcher {cfg.launcher!r} needs accelerators; on CPUs use 'pytorch', as "
                 'tools/dist_train.sh does'
             )
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    filled_in = set_image_backend(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if filled_in:
+        runner.logger.info(filled_in)
+    return runner
 
 
 def _leave_process_group() -> None:

@@ -1,5 +1,20 @@
-"""Checks of the data that a config names."""
+"""Checks of users' data, and a file backend that names a broken image."""
 
 from .checks import check_data, find_datasets
+from .file_backend import (
+    CheckedImageBackend,
+    DamagedImageError,
+    MissingImageError,
+    set_image_backend,
+)
+from .images import find_damaged_images
 
-__all__ = ['check_data', 'find_datasets']
+__all__ = [
+    'CheckedImageBackend',
+    'DamagedImageError',
+    'MissingImageError',
+    'check_data',
+    'find_damaged_images',
+    'find_datasets',
+    'set_image_backend',
+]

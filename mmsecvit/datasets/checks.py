@@ -1,39 +1,39 @@
-"""Look for the data of a config before anything is built on it."""
+"""Check the data that a config names before anything is built."""
 
 import json
 import mmap
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS
 
 CATEGORIES = b'"categories"'
-LONGEST_LIST = 1 << 24  # bytes: sixteen times LVIS's 1,203 categories
-# mmpretrain's data sets with a folder for each class, and the files that count as its images.
+LONGEST_LIST = 1 << 24  # bytes: sixteen times the list of LVIS's 1,203 categories
+# mmpretrain's data sets with one folder for each class, and the suffixes of their images.
 CLASS_FOLDERS = ('CustomDataset', 'ImageNet', 'ImageNet21k')
 IMAGES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
-# Masks may be of fewer classes than boxes.
+# A mask head is not among them: masks may have fewer classes than boxes.
 HEADS = ('bbox_head', 'decode_head', 'auxiliary_head')
 
 
 def check_data(cfg: Config, splits: Iterable[str]) -> None:
-    """Raise an error if the files of a config's data sets are not there.
+    """Raise an error unless the data of a config exists and fits the config.
 
-    Looks at what is on local disks: the data roots, the folders of images and of segmentation
-    maps, the annotation files of data sets and evaluators, for COCO's format, whether these
-    files have all the classes of the data set, and, for classifiers' folders of classes, whether
-    each has an image. (Classifiers' other data sets may download themselves.)
+    This checks data on local disks: that data roots, folders of images and of segmentation maps,
+    and annotation files of data sets and evaluators exist; that annotation files in COCO's format
+    have all classes of the data set; and that, in a classifier's folders of classes, each has an
+    image. (Other data sets of classifiers may download themselves.)
 
     Args:
         cfg: Config of a whole experiment.
-        splits: Which of ``train``, ``val`` and ``test``.
+        splits: Which of ``train``, ``val`` and ``test`` to check.
 
     Raises:
         FileNotFoundError: If a folder or file does not exist.
-        ValueError: If an annotation file has no list of categories, or lacks one of the classes,
-            or the folder of a class has no image, or a head has another number of classes than
-            the data set of ``metainfo.classes``.
+        ValueError: If an annotation file has no list of categories or does not have one of the
+            classes, if the folder of a class has no image, or if a head has another number of
+            classes than ``metainfo.classes`` of the data set.
     """
     if cfg.get('default_scope') not in ('mmdet', 'mmseg', 'mmpretrain'):
         return
@@ -51,16 +51,40 @@ def check_data(cfg: Config, splits: Iterable[str]) -> None:
 
 
 def find_datasets(node: object, setting: str) -> Iterator[tuple[str, ConfigDict]]:
-    """Find the data sets with files, which may lie inside others that repeat or join them."""
-    if isinstance(node, dict):
-        if not node.keys().isdisjoint(('ann_file', 'data_prefix', 'data_root')):
-            yield setting, node
-            return
+    """Find the data sets that read files, also inside those that repeat or join data sets.
+
+    Args:
+        node: A part of a config.
+        setting: Dotted name of this part.
+
+    Yields:
+        The dotted name and the config of each data set.
+    """
+    keys = ('ann_file', 'data_prefix', 'data_root')
+    return find_nodes(node, setting, lambda child: not child.keys().isdisjoint(keys))
+
+
+def find_nodes(
+    node: object, setting: str, matches: Callable[[ConfigDict], bool]
+) -> Iterator[tuple[str, ConfigDict]]:
+    """Find the outermost dicts in a part of a config that match.
+
+    Args:
+        node: A part of a config.
+        setting: Dotted name of this part.
+        matches: Tells whether a dict is one of those to find.
+
+    Yields:
+        The dotted name of each dict, and the dict.
+    """
+    if isinstance(node, dict) and matches(node):
+        yield setting, node
+    elif isinstance(node, dict):
         for name, child in node.items():
-            yield from find_datasets(child, f'{setting}.{name}')
+            yield from find_nodes(child, f'{setting}.{name}', matches)
     elif isinstance(node, (list, tuple)):
         for i, child in enumerate(node):
-            yield from find_datasets(child, f'{setting}.{i}')
+            yield from find_nodes(child, f'{setting}.{i}', matches)
 
 
 def _check_dataset(setting: str, dataset: ConfigDict) -> None:
@@ -115,13 +139,13 @@ def _check_class_folders(setting: str, dataset: ConfigDict) -> None:
 def _check_heads(node: object, name: str, setting: str, dataset: ConfigDict) -> None:
     classes = (dataset.get('metainfo') or {}).get('classes')
     if not isinstance(classes, (list, tuple)):
-        return  # the data set's own, or a file's
+        return  # The data set has classes of its own, or reads them from a file.
     if isinstance(node, dict):
-        own = node.get('num_classes')
-        if name.split('.')[-1] in HEADS and own not in (None, len(classes)):
+        given = node.get('num_classes')
+        if name.split('.')[-1] in HEADS and given not in (None, len(classes)):
             raise ValueError(
                 f'{name}.num_classes must be the number of classes in {setting}.metainfo, '
-                f'{len(classes)}, got {own}'
+                f'{len(classes)}, got {given}'
             )
         for key, child in node.items():
             _check_heads(child, f'{name}.{key}', setting, dataset)
@@ -136,18 +160,18 @@ def _check_classes(setting: str, ann_file: Path, classes: tuple[str, ...]) -> No
     if missing:
         raise ValueError(
             f'{setting}.metainfo.classes must be among the categories of {ann_file}, which are '
-            f'{some(names)}; got {some(missing)} besides'
+            f'{_list_some(names)}; it has no {_list_some(missing)}'
         )
 
 
-def some(names: list[str]) -> str:
+def _list_some(names: list[str]) -> str:
     """List names for a message, five at most."""
     listed = ', '.join(map(repr, names[:5]))
     return listed if len(names) <= 5 else f'{listed} and {len(names) - 5} more'
 
 
 def _read_class_names(ann_file: Path) -> list[str]:
-    """Read the categories' names alone: the rest of COCO's annotations takes half a minute."""
+    """Read only the names of the categories: reading all of COCO's annotations takes 30 s."""
     try:
         with (
             open(ann_file, 'rb') as file,
@@ -165,7 +189,7 @@ def _read_class_names(ann_file: Path) -> list[str]:
 
 
 def is_local(node: ConfigDict, path: str | None) -> bool:
-    """Whether a setting of a data set or a metric is a path on local disks."""
+    """Tell whether a path of a data set or of a metric is on local disks."""
     backend = (node.get('backend_args') or {}).get('backend', 'local')
     return backend == 'local' and bool(path) and '://' not in str(path)
 

@@ -87,7 +87,7 @@ def test_a_detectors_images_are_those_of_its_annotations(tmp_path):
         {'data_root': 's3://x'},
     ):
         remote = {f'train_dataloader.dataset.{key}': value for key, value in remote.items()}
-        with pytest.raises(ValueError, match='^train_dataloader.dataset must lie on local disks'):
+        with pytest.raises(ValueError, match='^train_dataloader.dataset must be on local disks'):
             verify_images(config, options | remote)
 
 

@@ -1,0 +1,96 @@
+"""Read image files so that an error names the file."""
+
+from io import BytesIO
+from pathlib import Path
+
+from mmengine import fileio
+from mmengine.config import Config
+
+from .checks import find_nodes
+from .images import find_image_fault
+
+# The toolboxes' transforms that decode a file of a sample.
+LOADERS = (
+    'LoadImageFromFile',
+    'LoadMultiChannelImageFromFiles',
+    'LoadAnnotations',
+    'LoadPanopticAnnotations',
+)
+
+
+class _WorkerError(Exception):
+    """An error whose message is one line, also when it comes from a data loader's worker."""
+
+    def __init__(self, message: str) -> None:
+        # torch raises a worker's error again with the worker's whole traceback as the message. The
+        # traceback's last line is the name of the class and the message that the error had.
+        name = f'{type(self).__module__}.{type(self).__qualname__}: '
+        super().__init__(message.rstrip().rpartition('\n')[-1].removeprefix(name))
+
+
+class DamagedImageError(_WorkerError, ValueError):
+    """An image or a segmentation map is empty, cut off or damaged, or no image."""
+
+
+class MissingImageError(_WorkerError, FileNotFoundError):
+    """The file of an image or of a segmentation map does not exist."""
+
+
+@fileio.register_backend('checked_image', force=True)
+class CheckedImageBackend(fileio.LocalBackend):
+    """Read image files and raise an error with the file's name if one cannot be decoded.
+
+    The decoders (OpenCV, Pillow) get bytes: their errors do not name the file. Select this backend
+    with ``backend_args=dict(backend='checked_image')`` in ``LoadImageFromFile`` and
+    ``LoadAnnotations``. It is no transform, since the toolboxes' inferencers replace and remove
+    these two by the names of their types.
+
+    Example:
+        >>> dict(type='LoadImageFromFile', backend_args=dict(backend='checked_image'))
+    """
+
+    def get(self, filepath: str | Path) -> bytes:
+        """Return the content of an image file.
+
+        Args:
+            filepath: A path, or an address that one of mmengine's backends knows by its prefix.
+
+        Raises:
+            MissingImageError: If the file does not exist.
+            DamagedImageError: If it is not a whole image.
+        """
+        try:
+            content = fileio.get(filepath)
+        except FileNotFoundError:
+            raise MissingImageError(f'image file {filepath} does not exist') from None
+        fault = find_image_fault(BytesIO(content))
+        if fault:
+            raise DamagedImageError(f'image file {filepath} must be readable, but is not: {fault}')
+        return content
+
+
+def set_image_backend(cfg: Config) -> str:
+    """Let the loaders of images and segmentation maps name a file that they cannot decode.
+
+    Args:
+        cfg: Config of a whole experiment. Loaders without ``backend_args`` get
+            :class:`CheckedImageBackend`.
+
+    Returns:
+        A sentence for the log that names the settings; empty if no loader was without.
+    """
+    changed = []
+    for split in ('train', 'val', 'test'):
+        name = f'{split}_dataloader'
+        for setting, loader in find_nodes(cfg.get(name), name, _is_loader):
+            if not loader.get('backend_args') and not loader.get('file_client_args'):
+                loader['backend_args'] = dict(backend='checked_image')
+                changed.append(f'{setting}.backend_args')
+    return f"dict(backend='checked_image') was filled in as {', '.join(changed)}." if changed else ''
+
+
+def _is_loader(node: dict) -> bool:
+    kind = node.get('type')
+    # In a pure-Python config it is the class.
+    name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
+    return name.rpartition('.')[-1] in LOADERS
