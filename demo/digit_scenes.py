@@ -1,7 +1,7 @@
-"""Scenes of handwritten digits in COCO's format: instance segmentation without a download.
+"""Write scenes of handwritten digits with boxes and masks, in COCO's format.
 
-The digits are those of scikit-learn's ``load_digits``: 1,797 grey images of 8 x 8 pixels, written
-by people, which lie inside its wheel.
+The digits come with scikit-learn (``load_digits``): 1,797 gray images of 8 x 8 pixels. Nothing is
+downloaded.
 """
 
 import argparse
@@ -16,31 +16,26 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-try:
-    from sklearn.datasets import load_digits
-except ImportError as error:
-    raise ImportError('digit scenes need scikit-learn: run `pip install scikit-learn`') from error
-
-SCENE_SIZE = 128  # height and width of a scene, pixels
-DIGITS_PER_SCENE = (2, 5)  # least and most
-DIGIT_SIZES = (32, 52)  # least and most edge of an enlarged 8x8 image, pixels
+SCENE_SIZE = 128  # height and width of a scene in pixels
+DIGITS_PER_SCENE = (2, 5)  # minimum and maximum
+DIGIT_SIZES = (32, 52)  # minimum and maximum edge of an enlarged 8x8 image in pixels
 NUM_DIGITS = 1797  # in load_digits
-VAL_DIGITS = 360  # of them set aside for val: a fifth
-MIN_VISIBLE = 0.95  # share of each digit's pixels that later digits must not hide
-MIN_CONTRAST = 90  # least distance of a digit's luminance from its background's, of 255
-INK = 0.15  # a pixel belongs to a digit where its ink, 0 to 1, exceeds this
+VAL_DIGITS = 360  # digits for val only: a fifth
+MIN_VISIBLE = 0.95  # share of each digit's pixels that other digits must not hide
+MIN_CONTRAST = 90  # minimum difference, of 255, between the luminances of digit and background
+INK = 0.15  # a pixel belongs to a digit if its ink, 0 to 1, exceeds this
 
 SETTINGS_FILE = 'settings.json'
 SPLITS = ('train', 'val')
 
 
 class Scene(NamedTuple):
-    """One scene and what is in it, in drawing order: a later digit hides an earlier one.
+    """A scene and its digits in drawing order, in which a later digit hides an earlier one.
 
     Attributes:
         image: (SCENE_SIZE, SCENE_SIZE, 3) uint8, RGB.
-        masks: (N, SCENE_SIZE, SCENE_SIZE) bool: the visible pixels of each digit, disjoint.
-        digits: (N,) int: each digit's index into ``load_digits``.
+        masks: Visible pixels of each digit, (N, SCENE_SIZE, SCENE_SIZE) bool, disjoint.
+        digits: Index of each digit in ``load_digits``, (N,) int.
     """
 
     image: np.ndarray
@@ -49,13 +44,13 @@ class Scene(NamedTuple):
 
 
 def split_digits(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Divide the indices of the 1,797 digits into two disjoint sets by a seeded permutation.
+    """Split the indices of the 1,797 digits by a seeded permutation.
 
     Args:
         seed: Seed of the permutation, >= 0.
 
     Returns:
-        The indices for train, (1437,) int64, and for val, (360,) int64.
+        The indices for train, (1437,) int64, and for val, (360,) int64; no index is in both.
     """
     order = np.random.default_rng(seed).permutation(NUM_DIGITS)
     return order[VAL_DIGITS:], order[:VAL_DIGITS]
@@ -68,30 +63,32 @@ def make_digit_scenes(
     seed: int = 0,
     log: Callable[[str], Any] = print,
 ) -> bool:
-    """Write a data set of digit scenes: 128 x 128 RGB images, and COCO JSON with boxes and masks.
+    """Write a data set of digit scenes: RGB images of 128 x 128 pixels and COCO's JSON files.
 
     The layout is ``OUT/train/*.png``, ``OUT/val/*.png`` and ``OUT/annotations/{train,val}.json``.
-    Train and val are composed from disjoint digits. Boxes, areas and masks are those of the
-    visible pixels; each annotation carries its digit's index into ``load_digits`` as
-    ``digit_index``. The same settings give the same files.
+    No digit is in both train and val. Boxes, areas and masks are those of the visible pixels. Each
+    annotation has its digit's index in ``load_digits`` as ``digit_index``. The same settings give
+    the same files.
 
-    A set that was interrupted is completed by calling this again with the same settings: the
-    annotation files are written last.
+    To complete an interrupted set, call this again with the same settings: the annotation files are
+    written last.
 
     Args:
-        out_dir: OUT, made where it does not exist.
-        num_train: Scenes for training, >= 1.
-        num_val: Scenes for validation, >= 1.
-        seed: Seed of everything that is drawn by chance, >= 0.
-        log: Takes each line on progress.
+        out_dir: OUT, which is created if needed.
+        num_train: Number of scenes for training, >= 1.
+        num_val: Number of scenes for validation, >= 1.
+        seed: Seed of all random numbers, >= 0.
+        log: Function that gets each line about the progress.
 
     Returns:
-        True if the set was written, False if it was complete already.
+        True if the set was written, False if it was complete before.
 
     Raises:
         TypeError: If a number is not an integer.
         ValueError: If a number is too small.
-        FileExistsError: If OUT holds anything but a set, complete or begun, of the same settings.
+        FileExistsError: If OUT has other content than a complete or interrupted set of the same
+            settings.
+        ImportError: If scikit-learn is not installed.
     """
     for name, value, least in (
         ('num_train', num_train, 1),
@@ -116,16 +113,16 @@ def make_digit_scenes(
         log(f'{out} already holds these {num_train} train and {num_val} val scenes.')
         return False
 
-    # The settings come first: by them a later call knows an interrupted set as its own.
+    bunch = _load_digits()
+    # The settings are written first: they tell a later call that it may complete this set.
     out.mkdir(parents=True, exist_ok=True)
     _write_json(out / SETTINGS_FILE, settings)
     for folder in (*SPLITS, 'annotations'):
         (out / folder).mkdir(exist_ok=True)
-    bunch = load_digits()
     contents = {}
     for split_id, (split, pool) in enumerate(zip(SPLITS, split_digits(seed), strict=True)):
         made = (
-            # A generator for each scene: scene i does not depend on how many there are.
+            # Each scene has a generator: it does not depend on the number of scenes.
             _make_scene(np.random.default_rng([seed, split_id, i]), pool, bunch.images)
             for i in range(settings[split])
         )
@@ -137,6 +134,16 @@ def make_digit_scenes(
     return True
 
 
+def _load_digits() -> Any:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError(
+            'digit scenes need scikit-learn: run `pip install scikit-learn`'
+        ) from error
+    return load_digits()
+
+
 def _make_scene(rng: np.random.Generator, pool: np.ndarray, images: np.ndarray) -> Scene:
     count = rng.integers(*DIGITS_PER_SCENE, endpoint=True)
     digits = rng.choice(pool, count, replace=False)
@@ -145,23 +152,23 @@ def _make_scene(rng: np.random.Generator, pool: np.ndarray, images: np.ndarray) 
 
 
 def _place(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:
-    """Put digits, enlarged, on a scene by chance until none hides too much of another.
+    """Enlarge digits and place them at random so that none hides too much of another.
 
     Args:
-        rng: Source of chance.
-        images: (N, 8, 8), ink from 0 to 1.
+        rng: Random number generator.
+        images: Ink from 0 to 1, (N, 8, 8).
 
     Returns:
-        The ink of each digit on the scene, (N, SCENE_SIZE, SCENE_SIZE).
+        Ink of each digit on the scene, (N, SCENE_SIZE, SCENE_SIZE).
     """
     ink = np.zeros((len(images), SCENE_SIZE, SCENE_SIZE))
     while not all(_place_one(rng, ink[: i + 1], image) for i, image in enumerate(images)):
-        pass  # the first digits lie such that there is no room for the last: begin again
+        pass  # The first digits leave no room for the last: start again.
     return ink
 
 
 def _place_one(rng: np.random.Generator, ink: np.ndarray, image: np.ndarray) -> bool:
-    """Write a digit's ink into the last of ``ink``; tell whether room was found for it."""
+    """Place a digit in the last plane of ``ink`` and return whether there was room for it."""
     for _ in range(50):
         size = int(rng.integers(*DIGIT_SIZES, endpoint=True))
         top, left = rng.integers(0, SCENE_SIZE - size, 2, endpoint=True)
@@ -174,7 +181,7 @@ def _place_one(rng: np.random.Generator, ink: np.ndarray, image: np.ndarray) -> 
 
 
 def _visible(whole: np.ndarray) -> np.ndarray:
-    """Take from each mask, (N, H, W) bool, what later masks cover."""
+    """Remove from each mask, (N, H, W) bool, the pixels that later masks cover."""
     covered = np.logical_or.accumulate(whole[::-1])[::-1]
     visible = whole.copy()
     visible[:-1] &= ~covered[1:]
@@ -182,35 +189,35 @@ def _visible(whole: np.ndarray) -> np.ndarray:
 
 
 def _paint(rng: np.random.Generator, ink: np.ndarray) -> np.ndarray:
-    """Colour a background and, one after the other, the digits on it: (H, W, 3) uint8, RGB."""
+    """Paint a background and then the digits in their order: (H, W, 3) uint8, RGB."""
     background = rng.uniform(40, 215) + rng.uniform(-25, 25, 3)
     canvas = background + _texture(rng)
-    # Edges are soft, and half-way through where the masks end.
+    # Edges are soft: at the border of a mask the ink covers half.
     for alpha in np.clip((ink - INK) / 0.3 + 0.5, 0, 1)[..., None]:
-        canvas += alpha * (_digit_colour(rng, background) - canvas)
+        canvas += alpha * (_draw_color(rng, background) - canvas)
     canvas += rng.normal(0, 3, canvas.shape)
     return np.clip(canvas, 0, 255).round().astype(np.uint8)
 
 
 def _texture(rng: np.random.Generator) -> np.ndarray:
-    """Smooth random blotches of low contrast, (SCENE_SIZE, SCENE_SIZE, 1)."""
+    """Return a smooth random texture of low contrast, (SCENE_SIZE, SCENE_SIZE, 1)."""
     cells = rng.integers(4, 24)
     return _enlarge(rng.uniform(-8, 8, (cells, cells)), SCENE_SIZE)[..., None]
 
 
-def _digit_colour(rng: np.random.Generator, background: np.ndarray) -> np.ndarray:
-    """Any colour whose luminance stands off the background's, (3,)."""
+def _draw_color(rng: np.random.Generator, background: np.ndarray) -> np.ndarray:
+    """Draw a color with enough contrast to the background, (3,)."""
     luminance = np.array([0.299, 0.587, 0.114])
     while True:
-        colour = rng.uniform(0, 255, 3)
-        if abs((colour - background) @ luminance) >= MIN_CONTRAST:
-            return colour
+        color = rng.uniform(0, 255, 3)
+        if abs((color - background) @ luminance) >= MIN_CONTRAST:
+            return color
 
 
 def _enlarge(image: np.ndarray, size: int) -> np.ndarray:
-    """Enlarge a square image to (size, size), bilinearly, with aligned pixel centres.
+    """Resize a square image to (size, size): bilinear, with ``align_corners=False``.
 
-    Written out: image libraries differ by version in this, and the scenes must not.
+    This uses no image library, since their results differ between versions.
     """
     n = len(image)
     at = np.clip((np.arange(size) + 0.5) * n / size - 0.5, 0, n - 1)
@@ -224,22 +231,22 @@ def _write_scenes(
     """Write the images and return the content of their annotation file.
 
     Args:
-        scenes: What to write.
-        folder: Where to write the images to.
-        labels: The class, 0 to 9, of each digit of ``load_digits``.
-        settings: Goes into the annotation file as its ``info``.
+        scenes: Scenes to write.
+        folder: Folder for the images.
+        labels: Class, 0 to 9, of each digit in ``load_digits``.
+        settings: ``info`` of the annotation file.
     """
     images: list[dict] = []
     annotations: list[dict] = []
     for image_id, scene in enumerate(scenes):
         name = f'{image_id:06d}.png'
-        # Noise packs hardly better at higher levels.
+        # Higher levels hardly compress noise better.
         Image.fromarray(scene.image).save(folder / name, compress_level=1)
         images.append(dict(id=image_id, file_name=name, height=SCENE_SIZE, width=SCENE_SIZE))
         for mask, digit in zip(scene.masks, scene.digits, strict=True):
             annotations.append(
                 dict(
-                    id=len(annotations) + 1,  # pycocotools takes 0 for 'not matched'
+                    id=len(annotations) + 1,  # to pycocotools, 0 means "not matched"
                     image_id=image_id,
                     category_id=int(labels[digit]) + 1,
                     iscrowd=0,
@@ -252,7 +259,7 @@ def _write_scenes(
 
 
 def _outline(mask: np.ndarray) -> dict:
-    """Get COCO's box (x, y, width, height), area and run-length code of a mask, in pixels."""
+    """Return COCO's box (x, y, width, height), area and run-length code of a mask, in pixels."""
     ys, xs = np.nonzero(mask)
     left, top = int(xs.min()), int(ys.min())
     code = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
@@ -273,12 +280,12 @@ def _with_progress(
 
 
 def _may_write(out: Path, settings: dict) -> bool:
-    """Tell whether a folder is empty or was begun by a call with these settings."""
+    """Return whether a folder is empty or has a set, perhaps interrupted, of these settings."""
     return not any(out.iterdir()) or _read_json(out / SETTINGS_FILE) == settings
 
 
 def _is_complete(out: Path, settings: dict) -> bool:
-    """Tell whether both annotation files stand, are of these settings and have all their images."""
+    """Return whether both annotation files exist, have these settings and all their images."""
     contents = {split: _read_json(out / 'annotations' / f'{split}.json') for split in SPLITS}
     return all(
         isinstance(content, dict)
@@ -289,7 +296,7 @@ def _is_complete(out: Path, settings: dict) -> bool:
 
 
 def _read_json(path: Path) -> Any:
-    """Read a file, or get None where there is none or it is no JSON."""
+    """Return the content of a JSON file, or None if there is no such file or it is not JSON."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
@@ -297,7 +304,7 @@ def _read_json(path: Path) -> Any:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    """Write a file whole or not at all."""
+    """Write a file completely or not at all."""
     part = path.with_name(f'{path.name}.part')
     part.write_text(json.dumps(content))
     part.replace(path)
@@ -307,14 +314,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Write scenes of handwritten digits with boxes and masks, in COCO's format."
     )
-    parser.add_argument('out', nargs='?', default='data/digit_scenes', help='folder to write to')
-    parser.add_argument('--num-train', type=int, default=2000, help='scenes for training')
-    parser.add_argument('--num-val', type=int, default=100, help='scenes for validation')
-    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('out', nargs='?', default='data/digit_scenes', help='new folder for them')
+    parser.add_argument('--num-train', type=int, default=2000, help='number of scenes for training')
+    parser.add_argument('--num-val', type=int, default=100, help='number for validation')
+    parser.add_argument('--seed', type=int, default=0, help='seed of all random numbers')
     args = parser.parse_args()
     try:
         make_digit_scenes(args.out, args.num_train, args.num_val, args.seed)
-    except (ValueError, FileExistsError) as error:
+    except (ValueError, FileExistsError, ImportError) as error:
         sys.exit(str(error))
 
 

@@ -9,7 +9,9 @@ This module imports torch and mmengine only; what needs more imports it inside t
 
 import atexit
 import gc
+import inspect
 
+from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop
 from torch import distributed, nn
@@ -79,3 +81,32 @@ def restart_workers(loop: IterBasedTrainLoop) -> None:
     if iterator._iterator is not None and loop.dataloader.num_workers:
         loop.dataloader._iterator = None  # kept there if workers are persistent
         loop.dataloader_iterator = type(iterator)(loop.dataloader)
+
+
+def drop_scope_of_visualizer(cfg: Config) -> None:
+    """Remove the scope that mmengine writes into a visualizer inherited from another scope.
+
+    mmpretrain <= 1.2.0 and OneDL's <= 1.3.6 (``tools/visualization/browse_dataset.py``): they pass
+    all of ``cfg.visualizer`` except its type to the class, which has no argument ``_scope_``.
+    Remove when the tool builds the visualizer by the registry.
+    """
+    if cfg.get('visualizer'):
+        cfg.visualizer.pop('_scope_', None)
+
+
+def give_renderer_to_adjust_bbox() -> None:
+    """Let ``adjust_bbox`` of matplotlib be called without a renderer.
+
+    mmpretrain <= 1.2.0 and OneDL's <= 1.3.6 (``tools/visualization/browse_dataset.py``): they call
+    this private function without the argument that newer matplotlib (3.11, for one) requires. This
+    replaces it in the whole process by one that adds the figure's own renderer. Remove when the
+    tool does without the function.
+    """
+    from matplotlib import _tight_bbox
+
+    adjust_bbox = _tight_bbox.adjust_bbox
+    renderer = inspect.signature(adjust_bbox).parameters.get('renderer')
+    if renderer is not None and renderer.default is renderer.empty:
+        _tight_bbox.adjust_bbox = lambda figure, box: adjust_bbox(
+            figure, box, figure.canvas.get_renderer()
+        )

@@ -1,6 +1,7 @@
 """Each test fails once the workaround that it names is no longer needed."""
 
 import inspect
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,3 +28,10 @@ def test_mmengine_still_needs_cuda_for_gloo(monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises((AssertionError, RuntimeError), match='CUDA|NVIDIA'):
         init_dist('pytorch', backend='gloo')
+
+
+def test_the_browser_of_mmpretrain_still_needs_help():
+    mmpretrain = pytest.importorskip('mmpretrain')
+    tool = Path(mmpretrain.__path__[0], '.mim/tools/visualization/browse_dataset.py').read_text()
+    assert '**cfg.visualizer' in tool, compat.drop_scope_of_visualizer.__doc__
+    assert 'adjust_bbox(figure, ' in tool, compat.give_renderer_to_adjust_bbox.__doc__

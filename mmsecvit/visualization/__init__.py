@@ -1,4 +1,4 @@
-"""Pictures of what training and the network do."""
+"""Draw the clusters of a network and the curves of a training run."""
 
 from .clusters import cluster_maps, draw_clusters, paint_clusters, record_ranks
 from .log_curves import plot_log

@@ -1,4 +1,4 @@
-"""Pictures of the clusters in which tokens attend (Figure 4)."""
+"""Record and draw the clusters in which tokens attend (Figure 4 of the paper)."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,11 +20,11 @@ GAP = 8  # pixels between panels
 
 
 class TokenRanks(NamedTuple):
-    """Where the tokens of one attention stand in its order of similarity.
+    """Ranks of the tokens in the order in which one attention cuts them into clusters.
 
     Attributes:
         ranks: Rank of each token by rising similarity to the mean key, (B, heads, H, W), int64,
-            on the grid of the stage.
+            where H x W is the grid of the stage.
         num_clusters: Number of clusters into which the order is cut.
     """
 
@@ -36,9 +36,9 @@ class TokenRanks(NamedTuple):
 def record_ranks(
     backbone: BaseModule, stages: Sequence[int] = (1, 2, 3, 4), block: int = -1
 ) -> Iterator[dict[int, TokenRanks]]:
-    """Record the clusters of whatever the backbone computes inside the ``with`` block.
+    """Record the clusters of each forward pass of a backbone inside the ``with`` block.
 
-    The computation itself is not changed: the keys are computed a second time beside it.
+    The outputs of the backbone do not change: the keys are computed a second time.
 
     Args:
         backbone: A backbone with :class:`mmsecvit.layers.SECA` in its ``stages``.
@@ -46,10 +46,10 @@ def record_ranks(
         block: Which attention of each stage, counted from 0; -1 is the last.
 
     Yields:
-        The ranks by stage: empty at first, filled by each forward pass anew.
+        The ranks by stage: empty at first, replaced by each forward pass.
 
     Raises:
-        ValueError: If the backbone has no such stage or block, or no clusters in a stage.
+        ValueError: If the backbone has no such stage or block, or if a stage has no clusters.
 
     Example:
         >>> backbone = SecViT('tiny').eval()
@@ -80,16 +80,16 @@ def record_ranks(
 
 
 def cluster_maps(ranks: TokenRanks, heads: str | int = 'mean') -> Tensor:
-    """Number the clusters of an image's tokens.
+    """Return the cluster of each token of an image.
 
     Args:
-        ranks: Ranks of a batch; its first image is taken.
-        heads: ``all``; a head's number, from 0; or ``mean``, which orders the tokens by their
-            mean rank over the heads and cuts that order as a head would.
+        ranks: Ranks of a batch, of which the first image is used.
+        heads: ``all``; the number of a head, from 0; or ``mean``, which orders the tokens by their
+            mean rank over the heads and cuts this order into clusters.
 
     Returns:
-        Cluster of each token, from the least similar to the mean key on, int64:
-        (heads, H, W), or (1, H, W) unless ``heads`` is ``all``.
+        Number of the cluster of each token, int64, (heads, H, W) for ``all``, else (1, H, W).
+        Cluster 0 is the least similar to the mean key.
 
     Raises:
         ValueError: If there is no such head.
@@ -110,25 +110,25 @@ def cluster_maps(ranks: TokenRanks, heads: str | int = 'mean') -> Tensor:
 
 
 def cluster_colors(num_clusters: int) -> np.ndarray:
-    """Colours of the clusters, from dark for the least similar to bright: (n, 3) uint8, RGB.
+    """Return the colors of the clusters, dark for the least similar: (n, 3) uint8, RGB.
 
-    Equal steps of similarity rank look equally far apart (matplotlib's viridis).
+    These are matplotlib's viridis, in which equal steps look equally large.
     """
     values = np.linspace(0, 1, num_clusters)
     return matplotlib.colormaps['viridis'](values, bytes=True)[:, :3]
 
 
 def paint_clusters(clusters: Tensor, num_clusters: int, size: tuple[int, int]) -> np.ndarray:
-    """Paint each token's cluster over the pixels that the token stands for.
+    """Paint each token's pixels in the color of its cluster.
 
     Args:
         clusters: Cluster of each token, (H, W), int64.
-        num_clusters: Number of clusters, and so of colours.
-        size: Height and width of the image. A token stands for the same number of pixels, a
-            power of two, both ways; the last ones may reach beyond the image.
+        num_clusters: Number of clusters, which is the number of colors.
+        size: Height and width of the image. A token covers stride x stride pixels, where the
+            stride is a power of two. The last row and column may reach beyond the image.
 
     Returns:
-        Picture of that size, (height, width, 3), uint8, RGB.
+        Picture of this size, (height, width, 3), uint8, RGB.
     """
     height, width = size
     stride = 1
@@ -144,14 +144,14 @@ def draw_clusters(
     """Draw an image and its clusters side by side, at the image's resolution.
 
     Args:
-        image: What the backbone saw, (H, W, 3), uint8, RGB.
-        recorded: Ranks by stage, as from :func:`record_ranks`, of that image or of a batch
+        image: Input of the backbone, (H, W, 3), uint8, RGB.
+        recorded: Ranks by stage, as from :func:`record_ranks`, of this image or of a batch
             that begins with it.
-        heads: As in :func:`cluster_maps`. With ``all`` each stage has a column.
+        heads: As in :func:`cluster_maps`. With ``all``, each stage has a column of panels.
 
     Returns:
-        A picture, uint8, RGB: the image and a panel for each stage, over a legend with the
-        number of clusters, their size in tokens, and the colours from the least similar
+        A picture, uint8, RGB: the image and a panel for each stage. The legend under a panel has
+        the number of clusters, their size in tokens, and the colors from the least similar
         cluster to the most similar.
 
     Raises:
@@ -193,7 +193,7 @@ def _find_attention(backbone: BaseModule, stage: int, block: int) -> SECA:
 
 
 def _panel(picture: np.ndarray, text: list[str], num_colors: int) -> np.ndarray:
-    """Put a picture over its legend: lines of text, and a bar of colours."""
+    """Put a legend under a picture: lines of text and a bar of colors."""
     width = picture.shape[1]
     size = min(max(width // 20, 10), 24)
     line = round(1.4 * size)

@@ -1,4 +1,4 @@
-"""Curves of loss and validation metrics from the logs that mmengine writes."""
+"""Draw the losses and validation metrics in the logs that mmengine writes."""
 
 import json
 import os
@@ -11,40 +11,43 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# The headlines of the toolboxes' metrics: coco/bbox_mAP and not coco/bbox_mAP_50, mIoU,
-# accuracy/top1.
+# The main metrics of the toolboxes: mIoU, accuracy/top1, coco/bbox_mAP, but not coco/bbox_mAP_50.
 HEADLINE_METRIC = re.compile(r'(AP|IoU|Acc|accuracy|top\d+)$')
 
 Series = tuple[np.ndarray, np.ndarray]
 
 
 class Curves(NamedTuple):
-    """What a training run logged, by name.
+    """Series of losses and metrics of a training run, by name.
 
-    Each series is a pair: iterations, (N,) int64, rising; and values, (N,) float64.
+    Each series is a pair: rising iterations, (N,) int64, and values, (N,) float64.
 
     Attributes:
         losses: The total, ``loss``, and its components.
-        metrics: Validation metrics, as fractions or per cent: as logged.
+        metrics: Validation metrics as logged: fractions or percentages.
     """
 
     losses: dict[str, Series]
     metrics: dict[str, Series]
 
 
-def plot_log(work_dir: str | os.PathLike, out_file: str | os.PathLike) -> Path:
-    """Draw the losses and validation metrics of a training run side by side into one picture.
+def plot_log(work_dir: str | os.PathLike, out_file: str | os.PathLike | None = None) -> Path:
+    """Draw the losses and the validation metrics of a training run into one picture.
 
     Args:
-        work_dir: Work directory of the training run; it may have been resumed there.
-        out_file: PNG file to write; its folder is made where it does not exist.
+        work_dir: Work directory of the training run, which may have been resumed.
+        out_file: New PNG file; its folder is created if needed. Defaults to ``curves.png`` in
+            ``work_dir``, which is replaced if it exists.
 
     Returns:
         The path of the picture.
 
     Raises:
         FileNotFoundError: If there is no training log in ``work_dir``.
+        FileExistsError: If ``out_file`` exists.
     """
+    if out_file is not None and Path(out_file).exists():
+        raise FileExistsError(f'out must be a new file, but {out_file} exists')
     curves = join_runs(read_runs(work_dir))
     if not curves.losses:
         raise FileNotFoundError(f'{work_dir} holds no log of a training run (no scalars.json)')
@@ -56,14 +59,14 @@ def plot_log(work_dir: str | os.PathLike, out_file: str | os.PathLike) -> Path:
     else:
         left = figure.subplots()
     _draw_losses(left, curves.losses)
-    out = Path(out_file)
+    out = Path(work_dir, 'curves.png') if out_file is None else Path(out_file)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, format='png')
     return out
 
 
 def read_runs(work_dir: str | os.PathLike) -> list[list[dict]]:
-    """Read mmengine's logs: one of JSON lines for each time that training was begun or resumed.
+    """Read mmengine's logs, of which each start and each resumption of a training writes one.
 
     Args:
         work_dir: Work directory of the training run.
@@ -71,19 +74,21 @@ def read_runs(work_dir: str | os.PathLike) -> list[list[dict]]:
     Returns:
         The records of each run, in the order in which the runs began.
     """
-    # The folders' names are the times at which they were made.
+    # A folder's name is the time at which its run began.
     return [_read_records(path) for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json'))]
 
 
 def join_runs(runs: list[list[dict]]) -> Curves:
-    """Join the runs of one training; where a resumed run goes back, it replaces what was there.
+    """Join the runs of one training.
+
+    A resumed run replaces the earlier records from its first iteration on.
 
     Args:
-        runs: The records of each run, as by :func:`read_runs`. Runs that did not come to log a
-            training step, evaluations say, do not count.
+        runs: The records of each run, as from :func:`read_runs`. Runs without a training step, such
+            as evaluations, are ignored.
 
     Returns:
-        The series of losses and headline metrics.
+        The series of losses and main metrics.
     """
     joined: list[tuple[int, dict]] = []
     for run in runs:
@@ -108,15 +113,15 @@ def join_runs(runs: list[list[dict]]) -> Curves:
 
 
 def _place(run: list[dict]) -> list[tuple[int, dict]]:
-    """Give each record its iteration; what comes before the first training step is left out."""
+    """Pair each record with its iteration; leave out records before the first training step."""
     placed = []
     now = 0
     for record in run:
         if 'loss' in record:
             now = record['step']
         if now:
-            # Training steps are counted in iterations. Validation is counted in epochs or in
-            # iterations, as the config will have it; it comes right after the steps it validates.
+            # Training is counted in iterations, but validation, which follows the iteration that it
+            # validates, in epochs or in iterations, depending on the config.
             placed.append((max(now, record['step']), record))
     return placed
 
@@ -126,13 +131,13 @@ def _read_records(path: Path) -> list[dict]:
     for line in path.read_text().splitlines():
         try:
             records.append(json.loads(line))
-        except ValueError:  # cut off where the run was killed
+        except ValueError:  # the last line of a killed run
             continue
     return records
 
 
 def _draw_losses(axes: Axes, losses: dict[str, Series]) -> None:
-    # The total comes first, as the highest curve and first line of the legend.
+    # The total comes first in the legend: it is the highest curve.
     for name in sorted(losses, key=lambda name: name != 'loss'):
         total = name == 'loss'
         label = 'total' if total else name
@@ -146,9 +151,9 @@ def _draw_losses(axes: Axes, losses: dict[str, Series]) -> None:
 
 
 def _draw_metrics(axes: Axes, metrics: dict[str, Series]) -> None:
-    # COCO's metrics are fractions, those of segmentation and classification per cent.
+    # COCO's metrics are fractions; those of segmentation and classification are percentages.
     percent = max(values.max() for _, values in metrics.values()) > 1
-    unit, top, digits = ('per cent', 100, 1) if percent else ('fraction, best is 1', 1, 3)
+    unit, top, digits = ('percent', 100, 1) if percent else ('fraction (1 is best)', 1, 3)
     for name, (at, values) in metrics.items():
         axes.plot(at, values, marker='o', label=f'{name}: {values[-1]:.{digits}f} at the end')
     axes.set(title='Validation', xlabel='iteration', ylabel=unit)

@@ -15,7 +15,7 @@ from mmsecvit.visualization.clusters import GAP, TokenRanks
 
 ROOT = Path(__file__).parents[2]
 MICRO = dict(embed_dims=(16, 16, 32, 32), depths=(2, 1, 1, 1), num_heads=(1, 2, 2, 4))
-# First and last colour of matplotlib's viridis.
+# First and last color of matplotlib's viridis.
 DARK, BRIGHT = (68, 1, 84), (253, 231, 36)
 
 
@@ -109,7 +109,7 @@ def test_the_tool_on_an_image_of_coco(tmp_path, monkeypatch, capsys, coco_excerp
         width, height = image.size
         assert picture.width == 3 * width + 2 * GAP
         pixels = np.asarray(picture)[:height, -width:]
-    # A token of stage 3 stands for 16x16 pixels, and half of all tokens lie in each cluster.
+    # A token of stage 3 stands for 16x16 pixels, and half of all tokens are in each cluster.
     tokens = pixels[::16, ::16].reshape(-1, 3)
     dark, bright = ((tokens == color).all(1).sum() for color in (DARK, BRIGHT))
     assert dark + bright == len(tokens)

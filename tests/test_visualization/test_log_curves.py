@@ -108,7 +108,7 @@ def test_the_picture_has_both_panels_and_grows_with_the_metrics(tmp_path):
         assert (image.format, image.size) == ('PNG', (1440, 540))
         with_metrics = np.asarray(image.convert('RGB'))
     write(tmp_path / 'plain', '20250101_000000', [step(10, 3), step(20, 2)])
-    with Image.open(plot_log(tmp_path / 'plain', out)) as image:
+    with Image.open(plot_log(tmp_path / 'plain')) as image:
         plain = np.asarray(image.convert('RGB'))
 
     def frames(picture):
@@ -129,8 +129,8 @@ def test_without_a_log_there_is_one_sentence(tmp_path, records):
 
 
 def test_the_tool(tmp_path, monkeypatch, capsys):
-    def run():
-        monkeypatch.setattr(sys, 'argv', ['plot_log.py', str(tmp_path)])
+    def run(*options):
+        monkeypatch.setattr(sys, 'argv', ['plot_log.py', str(tmp_path), *options])
         runpy.run_path(str(ROOT / 'tools' / 'analysis' / 'plot_log.py'), run_name='__main__')
 
     with pytest.raises(SystemExit) as refused:
@@ -141,3 +141,10 @@ def test_the_tool(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == f'{tmp_path / "curves.png"}\n'
     with Image.open(tmp_path / 'curves.png') as image:
         assert image.size == (1440, 540)
+    run()
+    mine = tmp_path / 'mine.png'
+    mine.write_text('mine')
+    with pytest.raises(SystemExit) as refused:
+        run('--out', str(mine))
+    assert refused.value.code == f'out must be a new file, but {mine} exists'
+    assert mine.read_text() == 'mine'

@@ -1,15 +1,14 @@
-"""Draw the training data of a config, after its pipeline: browse_dataset.py of its toolbox."""
+"""Draw the training data of a config, after its pipeline, by the tool of its toolbox."""
 
 import argparse
-import inspect
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from matplotlib import _tight_bbox
 from mmengine.config import Config
 
 from mmsecvit.analysis import run_toolbox_tool
+from mmsecvit.compat import drop_scope_of_visualizer, give_renderer_to_adjust_bbox
 
 TOOLS = {
     'mmdet': 'analysis_tools/browse_dataset.py',
@@ -18,21 +17,11 @@ TOOLS = {
 }
 
 
-def give_matplotlib_its_renderer() -> None:
-    """Let mmpretrain's tool trim its figures: newer matplotlib wants one more argument for it."""
-    adjust_bbox = _tight_bbox.adjust_bbox
-    renderer = inspect.signature(adjust_bbox).parameters.get('renderer')
-    if renderer is not None and renderer.default is renderer.empty:
-        _tight_bbox.adjust_bbox = lambda figure, box: adjust_bbox(
-            figure, box, figure.canvas.get_renderer()
-        )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
         usage='%(prog)s CONFIG [--output-dir DIR] [--not-show] [--cfg-options KEY=VALUE ...]',
-        epilog="Further options are those of the toolbox's own tool.",
+        epilog="Further options are those of the toolbox's tool.",
     )
     parser.add_argument('config', help='config file')
     args, others = parser.parse_known_args()
@@ -40,10 +29,8 @@ def main() -> None:
     toolbox = cfg.get('default_scope')
     if toolbox not in TOOLS:
         sys.exit(f'config must have a default_scope of {", ".join(TOOLS)}, got {toolbox}')
-    if cfg.get('visualizer'):
-        # What inheriting across toolboxes leaves there, mmpretrain's tool takes for a setting.
-        cfg.visualizer.pop('_scope_', None)
-    give_matplotlib_its_renderer()
+    drop_scope_of_visualizer(cfg)
+    give_renderer_to_adjust_bbox()
     with TemporaryDirectory() as folder:
         config = Path(folder, Path(args.config).name)
         cfg.dump(config)

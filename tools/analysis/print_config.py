@@ -1,6 +1,6 @@
-"""Print a config with all that it inherits: mmdet's own tool, which serves every toolbox's configs.
+"""Print a config with all that it inherits, by mmdet's tool, which works for every toolbox.
 
-mmseg's leaves files behind, and mmpretrain's breaks lines at the width of the terminal.
+mmseg's tool leaves files behind, and mmpretrain's breaks lines at the width of the terminal.
 """
 
 import sys

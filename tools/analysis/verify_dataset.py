@@ -1,4 +1,4 @@
-"""Count and name a config's images and segmentation maps that are missing or cannot be read."""
+"""Count and name the images and segmentation maps of a config that cannot be read."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ from mmsecvit.apis import add_config_options, verify_images
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog='Exits with 1 if there is any such file.'
+        description=__doc__, epilog='The exit status is 1 if there is any such file.'
     )
     parser.add_argument('config', help='config file')
     add_config_options(parser, example='train_dataloader.dataset.data_root=data/mine')

@@ -3,8 +3,8 @@ dataset_type = 'ADE20KDataset'
 data_root = 'data/ade/ADEChallengeData2016'
 crop_size = (512, 512)
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
+    dict(type='LoadImageFromFile', backend_args=dict(backend='checked_image')),
+    dict(type='LoadAnnotations', backend_args=dict(backend='checked_image')),
     dict(type='RandomResize', scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
     dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
     dict(type='RandomFlip', prob=0.5),
@@ -12,10 +12,10 @@ train_pipeline = [
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='LoadImageFromFile', backend_args=dict(backend='checked_image')),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
     # After the resizing: predictions are compared at the image's own size.
-    dict(type='LoadAnnotations'),
+    dict(type='LoadAnnotations', backend_args=dict(backend='checked_image')),
     dict(type='PackSegInputs'),
 ]
 train_dataloader = dict(
