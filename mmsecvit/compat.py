@@ -10,6 +10,8 @@ This module imports torch and mmengine only; what needs more imports it inside t
 import atexit
 import gc
 import inspect
+from importlib import import_module
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
@@ -102,11 +104,10 @@ def give_renderer_to_adjust_bbox() -> None:
     replaces it in the whole process by one that adds the figure's own renderer. Remove when the
     tool does without the function.
     """
-    from matplotlib import _tight_bbox
-
-    adjust_bbox = _tight_bbox.adjust_bbox
+    module: Any = import_module('matplotlib._tight_bbox')
+    adjust_bbox = module.adjust_bbox
     renderer = inspect.signature(adjust_bbox).parameters.get('renderer')
     if renderer is not None and renderer.default is renderer.empty:
-        _tight_bbox.adjust_bbox = lambda figure, box: adjust_bbox(
+        module.adjust_bbox = lambda figure, box: adjust_bbox(
             figure, box, figure.canvas.get_renderer()
         )

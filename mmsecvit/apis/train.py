@@ -122,10 +122,10 @@ def build_runner(cfg: Config) -> Runner:
                 f"launcher {cfg.launcher!r} needs accelerators; on CPUs use 'pytorch', as "
                 'tools/dist_train.sh does'
             )
-    filled_in = set_image_backend(cfg)
+    settings = ', '.join(set_image_backend(cfg))
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    if filled_in:
-        runner.logger.info(filled_in)
+    if settings:
+        runner.logger.info(f"dict(backend='checked_image') is filled in as {settings}.")
     return runner
 
 

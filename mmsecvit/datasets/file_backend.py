@@ -69,7 +69,7 @@ class CheckedImageBackend(fileio.LocalBackend):
         return content
 
 
-def set_image_backend(cfg: Config) -> str:
+def set_image_backend(cfg: Config) -> list[str]:
     """Let the loaders of images and segmentation maps name a file that they cannot decode.
 
     Args:
@@ -77,7 +77,7 @@ def set_image_backend(cfg: Config) -> str:
             :class:`CheckedImageBackend`.
 
     Returns:
-        A sentence for the log that names the settings; empty if no loader was without.
+        The settings that were filled in.
     """
     changed = []
     for split in ('train', 'val', 'test'):
@@ -86,7 +86,7 @@ def set_image_backend(cfg: Config) -> str:
             if not loader.get('backend_args') and not loader.get('file_client_args'):
                 loader['backend_args'] = dict(backend='checked_image')
                 changed.append(f'{setting}.backend_args')
-    return f"dict(backend='checked_image') was filled in as {', '.join(changed)}." if changed else ''
+    return changed
 
 
 def _is_loader(node: dict) -> bool:

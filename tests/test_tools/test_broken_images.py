@@ -34,6 +34,6 @@ def test_training_ends_with_one_sentence_that_names_the_image(
     # The log and the dumped config say what reads the images.
     setting = 'train_dataloader.dataset.pipeline.0.backend_args'
     (log,) = work_dir.glob('*/*.log')
-    assert f"{setting} is set to dict(backend='checked_image')" in log.read_text()
+    assert f"dict(backend='checked_image') is filled in as {setting}" in log.read_text()
     loader = Config.fromfile(work_dir / CONFIG.name).train_dataloader.dataset.pipeline[0]
     assert loader == dict(type='LoadImageFromFile', backend_args=dict(backend='checked_image'))
