@@ -179,8 +179,8 @@ def test_an_unreadable_segmentation_map_ends_training_with_its_name(
         assert str(raised.value) == f'image file {path} must be readable, but is not: {fault}'
 
 
-@pytest.mark.parametrize('broken', ['missing', 'empty'], indirect=True)
-def test_missing_images_are_replaced_by_others_if_the_config_says_so(loader, broken):
+@pytest.mark.parametrize('broken', ['missing', 'empty', 'half'], indirect=True)
+def test_unreadable_images_are_replaced_by_others_if_the_config_says_so(loader, broken):
     loader.dataset.pipeline[0].ignore_empty = True
     loader.num_workers = 2
     names = [name for name, *_ in batches(loader)]
