@@ -1,4 +1,4 @@
-"""What users of a wheel, an sdist or an editable install find in `mmsecvit/.mim`."""
+"""Files in the wheel, the sdist and the editable install, and in `mmsecvit/.mim` of each."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ MIM = 'mmsecvit/.mim/'
 
 
 def tracked_files():
-    """Relative paths of what a clean clone holds."""
+    """Return the relative paths of the files in a fresh clone."""
     listing = subprocess.run(
         ['git', 'ls-files', '-z'], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -23,7 +23,7 @@ def tracked_files():
 
 
 def build(kind, where, cwd):
-    """Do what pip does to build, without pip: nothing is downloaded and nothing installed."""
+    """Build without pip, as pip does it: nothing is downloaded or installed."""
     code = f'import sys; from setuptools.build_meta import build_{kind}; build_{kind}(sys.argv[1])'
     done = subprocess.run([sys.executable, '-c', code, where], cwd=cwd, capture_output=True)
     assert done.returncode == 0, (done.stdout + done.stderr).decode()
@@ -32,7 +32,7 @@ def build(kind, where, cwd):
 @pytest.fixture(scope='module')
 def clone(tmp_path_factory):
     if not (ROOT / '.git').exists():
-        pytest.skip('the tracked files are known to git only')
+        pytest.skip('needs git to list the tracked files')
     clone = tmp_path_factory.mktemp('clone')
     for name in tracked_files():
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def clone(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def offered(clone):
-    """What `.mim` has to hold: relative path -> whether it is executable."""
+    """Files that `.mim` must hold: relative path -> whether it is executable."""
     return {
         str(path.relative_to(clone)): bool(path.stat().st_mode & 0o100)
         for top in ('configs', 'tools', 'model-index.yml')
@@ -53,9 +53,9 @@ def offered(clone):
 
 @pytest.fixture(scope='module')
 def wheel(clone, tmp_path_factory):
-    """A wheel made from the sdist, as pip makes it where no wheel is published."""
+    """A wheel built from the sdist, as pip does it if no wheel is published."""
     work = tmp_path_factory.mktemp('dist')
-    # As after an editable install: its links must find their way into no sdist.
+    # As after an editable install: an sdist must not contain its links.
     (clone / MIM).mkdir(exist_ok=True)
     (clone / MIM / 'configs').symlink_to('../../configs')
     build('sdist', work, cwd=clone)

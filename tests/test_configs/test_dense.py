@@ -23,6 +23,9 @@ DETECTORS = ('mask_rcnn', 'cascade_mask_rcnn', 'retinanet')
 SEGMENTERS = {'semantic_fpn': '80k', 'upernet': '160k'}
 DETECTION = [f'{f}_secvit_{s}_{e}' for f in DETECTORS for s in ARCHS for e in ('1x', '3x')]
 SEGMENTATION = [f'{f}_secvit_{s}_{e}' for f, e in SEGMENTERS.items() for s in ARCHS]
+# One of each kind, and the others, which differ in size and schedule.
+FIRST = [f'{f}_secvit_t_{e}' for f, e in (dict.fromkeys(DETECTORS, '1x') | SEGMENTERS).items()]
+OTHERS = [name for name in DETECTION + SEGMENTATION if name not in FIRST]
 
 
 def load(name: str) -> Config:
@@ -219,7 +222,9 @@ def check_one_step(cfg: Config) -> None:
     assert all(0 <= metrics[score] <= 100 for score in scores)
 
 
-@pytest.mark.parametrize('name', DETECTION + SEGMENTATION)
+@pytest.mark.parametrize(
+    'name', FIRST + [pytest.param(name, marks=pytest.mark.slow) for name in OTHERS]
+)
 def test_one_step_on_real_images(name, coco_excerpt, ade20k_excerpt):
     check_one_step(on_small_images(load(name), coco_excerpt, ade20k_excerpt))
 

@@ -7,7 +7,7 @@ CONFIG = Path(__file__).parents[2] / 'configs' / 'mask_rcnn_secvit_digits.py'
 
 @pytest.fixture(scope='session')
 def digits(tmp_path_factory) -> Path:
-    """A few scenes of handwritten digits."""
+    """Sixteen training and four validation scenes of handwritten digits."""
     pytest.importorskip('sklearn', reason='needs the extra `demo`')
     from digit_scenes import make_digit_scenes
 
@@ -18,7 +18,7 @@ def digits(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope='session')
 def digit_options(digits) -> dict:
-    """What turns the demo's config into a run of two iterations on those scenes."""
+    """Options that turn the demo's config into a run of two iterations on `digits`."""
     options = {'train_dataloader.batch_size': 2, 'train_cfg.max_iters': 2}
     options |= {'train_cfg.val_interval': 2, 'default_hooks.checkpoint.interval': 1}
     for split in ('train', 'val', 'test'):

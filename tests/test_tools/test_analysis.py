@@ -25,7 +25,7 @@ model = dict(
 
 @pytest.fixture
 def run(monkeypatch):
-    """Run a tool as from the command line."""
+    """Run a tool in this process as the command line does."""
 
     def run(tool, *arguments):
         monkeypatch.setattr(sys, 'argv', [tool, *map(str, arguments)])
@@ -82,7 +82,7 @@ def test_browse_dataset(tmp_path, run, digits):
 
 
 def test_browse_dataset_of_a_classifier(tmp_path, run):
-    # mmpretrain's base gives the visualiser a scope, which its tool would take for a setting.
+    # mmpretrain's base config gives the visualizer a scope, which its own tool takes for a setting.
     for name in ('cat', 'dog'):
         (tmp_path / 'train' / name).mkdir(parents=True)
         Image.new('RGB', (300, 260)).save(tmp_path / 'train' / name / f'{name}.png')

@@ -94,7 +94,7 @@ visualizer = dict(type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBa
 
 
 def write_images(root):
-    """Eight pictures of dark and of bright noise, and eight with a bright right half."""
+    """Write eight dark images, eight bright ones, and eight that are bright on the right only."""
     rng = np.random.default_rng(0)
     for i in range(8):
         for name, level in (('dark', 60), ('bright', 190)):
@@ -115,7 +115,7 @@ TASKS = {
 
 @pytest.fixture(scope='module', params=TASKS)
 def trained(request, tmp_path_factory):
-    """A classifier of dark and bright pictures, and a segmenter of their dark and bright halves."""
+    """A classifier of dark and bright images, and a segmenter of dark and bright parts."""
     task = TASKS[request.param]
     pytest.importorskip(task['toolbox'])
     root = tmp_path_factory.mktemp(request.param)

@@ -26,7 +26,7 @@ def free_port() -> int:
 
 
 def read_log(work_dir):
-    """All lines of a run's scalars, in the order of the runs."""
+    """Return all lines of the scalars in a work directory, in the order of its runs."""
     files = sorted(work_dir.glob('*/vis_data/scalars.json'))
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
@@ -34,7 +34,7 @@ def read_log(work_dir):
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory, digit_options) -> Path:
     work_dir = tmp_path_factory.mktemp('trained')
-    # Another module's runs keep the best checkpoint.
+    # Without a best checkpoint; test_classification_and_segmentation.py has one.
     options = digit_options | {'default_hooks.checkpoint.save_best': None}
     options['default_hooks.logger.interval'] = 1
     tensorboard = find_spec('tensorboard') is not None
@@ -101,7 +101,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, trained, digit_optio
         match=r'iter_2.pth is not of the model of .*: 12 weights of the file have no place',
     ):
         apis.test(CONFIG, str(trained / 'iter_2.pth'), work_dir=str(tmp_path), cfg_options=other)
-    # Fine-tuning, for which heads may differ.
+    # Fine-tuning: heads may differ.
     other['load_from'] = str(trained / 'iter_2.pth')
     other['model.roi_head.bbox_head.fc_out_channels'] = 64
     with pytest.raises(ValueError, match='12 weights of the file have no place'):
@@ -138,7 +138,7 @@ def test_options_that_need_a_gpu_say_so(tmp_path, digit_options):
 
 
 def run_in_two_processes(script, *arguments):
-    """Run a launcher from the repository's root."""
+    """Run one of the shell scripts with two processes, from the root of the repository."""
     environment = os.environ | {
         'PYTHON': sys.executable,
         'PORT': str(free_port()),
@@ -163,7 +163,7 @@ def test_two_processes_train_together_without_a_gpu(tmp_path, digit_options):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='is about machines without a GPU')
-def test_two_processes_find_what_one_does(tmp_path, trained, digit_options):
+def test_two_processes_predict_what_one_predicts(tmp_path, trained, digit_options):
     out = tmp_path / 'predictions.pkl'
     options = [f'{key}={value}' for key, value in digit_options.items()]
     arguments = [CONFIG, trained / 'iter_2.pth', '2', '--work-dir', tmp_path, '--out', out]
@@ -248,7 +248,7 @@ def test_launchers_pass_everything_on(tmp_path, script):
     )
     printed, _ = launched.communicate()
     expected = expected.replace('PYTHON', str(echo)).replace('tools/', f'{ROOT}/tools/')
-    # In the script's own process, so that signals to the one reach the other.
+    # The script is replaced by its command (exec): a signal to the script reaches the command.
     assert printed.strip() == f'{launched.pid} {expected}'
     usage = subprocess.run([f'tools/{script}', 'x'], cwd=ROOT, capture_output=True, text=True)
     assert usage.returncode == 2
@@ -263,7 +263,7 @@ def test_without_a_best_checkpoint_training_ends_with_the_last(trained):
     path, *metrics = checkpoint.removeprefix('Last checkpoint: ').split(', ')
     assert metrics == found
     assert Path(path).resolve() == trained / 'iter_2.pth'
-    # The config with all overrides, so that the command needs none.
+    # The dumped config has all overrides, so the command has none.
     config = command.removeprefix('Evaluate it with: python tools/test.py ').split()[0]
     assert Path(config).resolve() == trained / CONFIG.name
 
@@ -334,7 +334,7 @@ def test_empty_images_end_a_run_with_their_names(tmp_path, trained, digits, digi
         for image in (scenes / split).iterdir():
             image.write_bytes(b'')
     first, *_ = sorted((scenes / 'train').iterdir())
-    # The data sets of training are those of its validation too.
+    # Training checks its data sets and those of its validation.
     message = f"image files must be readable, but these are not: '{first} .empty.', .* and 15 more$"
     with pytest.raises(ValueError, match=message):
         apis.train(CONFIG, work_dir=str(tmp_path / 'train'), cfg_options=options)
