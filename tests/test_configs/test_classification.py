@@ -1,3 +1,5 @@
+from copy import deepcopy
+from functools import cache
 from math import cos, log, pi
 from pathlib import Path
 
@@ -27,8 +29,14 @@ ABLATIONS = dict(
 )
 
 
-def load(name):
+@cache
+def read(name):
     return Config.fromfile(CONFIGS / f'{name}.py')
+
+
+def load(name):
+    # mmengine takes about a second to find the toolbox's base configs.
+    return deepcopy(read(name))
 
 
 def build(name, device='meta'):
