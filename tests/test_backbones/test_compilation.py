@@ -35,7 +35,12 @@ def micro_architectures(monkeypatch):
     monkeypatch.setitem(sec_fastervit.ARCHITECTURES, 'micro', dict(micro, stem_dims=8))
 
 
-@pytest.fixture(params=BACKBONES)
+@pytest.fixture(
+    params=[
+        name if name == 'released' else pytest.param(name, marks=pytest.mark.slow)
+        for name in BACKBONES
+    ]
+)
 def backbone(request):
     return BACKBONES[request.param]().eval()
 

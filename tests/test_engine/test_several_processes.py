@@ -122,6 +122,7 @@ def test_fsdp_trains_saves_and_resumes_as_one_process_trains(tmp_path, jobs):
     assert found == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_averages_and_accumulated_gradients_are_those_of_one_process(tmp_path, jobs, monkeypatch):
     together = tmp_path / 'together'
     monkeypatch.setenv('THREADS', str(tmp_path / 'threads.txt'))
@@ -147,6 +148,7 @@ def test_averages_and_accumulated_gradients_are_those_of_one_process(tmp_path, j
     assert_same_weights(trained, read_state_dict(whole))
 
 
+@pytest.mark.slow
 def test_torchrun_restarts_a_job_of_which_one_process_died(tmp_path, jobs):
     train_in_two_processes(jobs / 'dying.py', tmp_path)
     for rank in range(2):
@@ -160,6 +162,7 @@ def test_torchrun_restarts_a_job_of_which_one_process_died(tmp_path, jobs):
     assert read_checkpoint(tmp_path / 'epoch_4.pth')['meta']['iter'] == 12
 
 
+@pytest.mark.slow
 def test_sigterm_to_torchrun_loses_nothing(tmp_path, jobs):
     stopped, whole = tmp_path / 'stopped', tmp_path / 'whole'
     train_in_two_processes(jobs / 'stopped.py', stopped, signalled=True)

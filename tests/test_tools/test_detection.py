@@ -162,6 +162,7 @@ def test_two_processes_train_together_without_a_gpu(tmp_path, digit_options):
     assert any('coco/bbox_mAP' in line for line in read_log(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason='is about machines without a GPU')
 def test_two_processes_predict_what_one_predicts(tmp_path, trained, digit_options):
     out = tmp_path / 'predictions.pkl'
