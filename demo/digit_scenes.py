@@ -122,7 +122,7 @@ def make_digit_scenes(
     contents = {}
     for split_id, (split, pool) in enumerate(zip(SPLITS, split_digits(seed), strict=True)):
         made = (
-            # Each scene has a generator: it does not depend on the number of scenes.
+            # Each scene has a random generator, so it does not depend on their number.
             _make_scene(np.random.default_rng([seed, split_id, i]), pool, bunch.images)
             for i in range(settings[split])
         )

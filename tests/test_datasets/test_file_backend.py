@@ -1,5 +1,7 @@
 import copy
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +73,20 @@ def test_whole_images_are_read_as_they_are(tmp_path):
     path = tmp_path / 'image.png'
     Image.new('RGB', (8, 6)).save(path)
     assert fileio.get(path, backend_args=BACKEND) == path.read_bytes()
+
+
+def test_importing_the_package_registers_it(tmp_path):
+    code = (
+        'import mmsecvit\n'
+        'from mmengine import fileio\n'
+        'fileio.get("image.png", backend_args=dict(backend="checked_image"))'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.stderr.splitlines()[-1] == (
+        'mmsecvit.datasets.file_backend.MissingImageError: image file image.png does not exist'
+    )
 
 
 @pytest.mark.parametrize('error', [DamagedImageError, MissingImageError])
