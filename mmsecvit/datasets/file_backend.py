@@ -7,7 +7,7 @@ from mmengine import fileio
 from mmengine.config import Config
 
 from .checks import find_nodes
-from .images import find_image_fault
+from .images import can_opencv_decode, find_image_fault
 
 # The toolboxes' transforms that decode a file of a sample.
 LOADERS = (
@@ -43,7 +43,8 @@ class CheckedImageBackend(fileio.LocalBackend):
     The decoders (OpenCV, Pillow) get bytes: their errors do not name the file. Select this backend
     with ``backend_args=dict(backend='checked_image')`` in ``LoadImageFromFile`` and
     ``LoadAnnotations``. It is no transform, since the toolboxes' inferencers replace and remove
-    these two by the names of their types.
+    these two by the names of their types. A data loader's workers find it where they are forked;
+    where they are spawned, the main script must import this package.
 
     Example:
         >>> dict(type='LoadImageFromFile', backend_args=dict(backend='checked_image'))
@@ -64,7 +65,8 @@ class CheckedImageBackend(fileio.LocalBackend):
         except FileNotFoundError:
             raise MissingImageError(f'image file {filepath} does not exist') from None
         fault = find_image_fault(BytesIO(content))
-        if fault:
+        # OpenCV reads some files that Pillow refuses; those are left to the decoder.
+        if fault and not (content and can_opencv_decode(content)):
             raise DamagedImageError(f'image file {filepath} must be readable, but is not: {fault}')
         return content
 

@@ -1,4 +1,7 @@
-"""Find image files that cannot be read."""
+"""Find image files that cannot be read.
+
+OpenCV and Pillow are imported where they are used: a backbone needs neither.
+"""
 
 import os
 from collections.abc import Iterable
@@ -48,8 +51,6 @@ def find_image_fault(file: BinaryIO) -> str | None:
         ``empty``, ``no image``, ``cut off``, ``damaged`` in the middle, the message of the
         operating system, or None.
     """
-    # Imported here: a backbone needs neither.
-    import cv2
     from PIL import Image, UnidentifiedImageError
 
     if not file.seek(0, os.SEEK_END):
@@ -62,14 +63,20 @@ def find_image_fault(file: BinaryIO) -> str | None:
     except UnidentifiedImageError:
         # OpenCV knows formats that Pillow does not.
         file.seek(0)
-        content = np.frombuffer(file.read(), np.uint8)
-        return 'no image' if cv2.imdecode(content, cv2.IMREAD_UNCHANGED) is None else None
+        return None if can_opencv_decode(file.read()) else 'no image'
     except Image.DecompressionBombError:
         return None  # Too large for Pillow; another decoder may read it.
     except (OSError, SyntaxError, ValueError) as error:
         fault = 'damaged' if 'broken' in str(error) else 'cut off'
         return getattr(error, 'strerror', None) or fault
     return None
+
+
+def can_opencv_decode(content: bytes) -> bool:
+    """Return whether OpenCV can decode the content of a file, which must not be empty."""
+    import cv2
+
+    return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED) is not None
 
 
 def _looks_whole(file: BinaryIO) -> bool:

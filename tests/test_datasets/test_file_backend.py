@@ -2,6 +2,7 @@ import copy
 import pickle
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,19 @@ def test_loaders_inside_other_data_sets_and_as_classes_are_found():
 def test_whole_images_are_read_as_they_are(tmp_path):
     path = tmp_path / 'image.png'
     Image.new('RGB', (8, 6)).save(path)
+    assert fileio.get(path, backend_args=BACKEND) == path.read_bytes()
+
+
+def test_an_image_that_only_opencv_reads_is_left_to_the_decoder(tmp_path):
+    path = tmp_path / 'image.png'
+    Image.new('RGB', (8, 6)).save(path)
+    whole = path.read_bytes()
+    # Pillow refuses so long a text.
+    text = b'zTXta\0\0' + zlib.compress(bytes(2 << 20))
+    size, checksum = (n.to_bytes(4, 'big') for n in (len(text) - 4, zlib.crc32(text)))
+    path.write_bytes(whole[:33] + size + text + checksum + whole[33:])
+    with pytest.raises(ValueError, match='Decompressed data too large'):
+        Image.open(path)
     assert fileio.get(path, backend_args=BACKEND) == path.read_bytes()
 
 
