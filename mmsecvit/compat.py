@@ -85,6 +85,42 @@ def restart_workers(loop: IterBasedTrainLoop) -> None:
         loop.dataloader_iterator = type(iterator)(loop.dataloader)
 
 
+def own_visualizer(parts: dict) -> dict:
+    """Return a runner's parts with a visualizer of its own.
+
+    mmengine (``ManagerMixin.get_instance``) builds one visualizer for each name, and the toolboxes'
+    configs all give it the same name: a second run in a process would write into the folder of the
+    first. Without a name, mmengine takes the run's. Remove when a runner makes its own visualizer.
+    """
+    given = parts.get('visualizer')
+    if not isinstance(given, dict):
+        return parts
+    return dict(parts, visualizer={key: given[key] for key in given if key != 'name'})
+
+
+def without_empty_env_cfg(parts: dict) -> dict:
+    """Return a runner's parts without an ``env_cfg`` of None.
+
+    mmengine <= 0.10.7 and OneDL's <= 0.10.12 (``FlexibleRunner.from_cfg``): they pass None where a
+    config has no ``env_cfg``, in place of the default, and stop. Remove when they pass the default.
+    """
+    return {key: part for key, part in parts.items() if key != 'env_cfg' or part is not None}
+
+
+def wrapper_for_cpus(model_wrapper_cfg: dict | None, cfg: Config) -> dict:
+    """Return the config that wraps a model for several processes on CPUs.
+
+    mmengine <= 0.10.7 and OneDL's <= 0.10.12 (``Runner.wrap_model``): they pass ``device_ids`` to
+    torch's ``DistributedDataParallel``, which refuses them for a model on the CPU. Remove when they
+    pass none there.
+    """
+    default = dict(
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+    return dict(model_wrapper_cfg or default, device_ids=None)
+
+
 def drop_scope_of_visualizer(cfg: Config) -> None:
     """Remove the scope that mmengine writes into a visualizer inherited from another scope.
 

@@ -1,14 +1,14 @@
-"""What the package needs, asked for in words before an import fails in the middle."""
+"""Check the package's dependencies before an import of one of them fails halfway."""
 
 from importlib import import_module
 
-# The oldest that were tested (docs/reliability.md). torch 2.1 brought `scale` to
-# scaled_dot_product_attention; 0.10 and 2.0 are OpenMMLab 2.0's API.
+# The oldest versions that were tested (docs/reliability.md). torch 2.1 added `scale` to
+# scaled_dot_product_attention; mmengine 0.10 and mmcv 2.0 have OpenMMLab 2.0's API.
 MINIMUM_VERSIONS = {'torch': '2.1', 'mmengine': '0.10', 'mmcv': '2.0', 'einops': '0.6'}
 
 
 def check() -> None:
-    """Raise an ImportError that says which package is missing or too old, and what to do."""
+    """Raise an ImportError unless each package is installed and new enough."""
     advice = '`make env` builds a complete environment; README.md names the supported versions'
     try:
         from packaging.version import Version

@@ -1,16 +1,16 @@
-"""What the command line and the machine change in a config."""
+"""Read configs, and change in them what the command line asks for."""
 
 from argparse import ArgumentParser
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
 
 from ..checkpoints import CheckpointError, CheckpointReader
 from ..engine.hooks import find_last_checkpoint, list_regular_checkpoints
-
-SYNC_BATCH_NORMS = ('SyncBN', 'MMSyncBN')
 
 
 def add_config_options(parser: ArgumentParser, example: str) -> None:
@@ -162,17 +162,48 @@ def set_resume(cfg: Config, resume: str | None, reader: CheckpointReader) -> Non
         cfg.merge_from_dict({'randomness.seed': checkpoint['meta'].get('seed')})
 
 
-def set_crash_safety(cfg: Config) -> None:
-    """Write checkpoints atomically, and let FSDP and an epoch in its middle be resumed."""
-    hook = cfg.get('default_hooks', {}).get('checkpoint', dict(type='CheckpointHook'))
-    if hook and hook['type'] == 'CheckpointHook':
-        cfg.merge_from_dict({'default_hooks.checkpoint.type': 'AtomicCheckpointHook'})
-    loop = cfg.train_cfg
-    if loop.get('type') == 'EpochBasedTrainLoop' or loop.get('by_epoch'):
-        loop.type = 'ResumableEpochLoop'
-        loop.pop('by_epoch', None)
-    if cfg.get('strategy', {}).get('type') == 'FSDPStrategy':
-        cfg.strategy.type = 'ResumableFSDPStrategy'
+def fill_in_engine(cfg: Config) -> str:
+    """Name this package's hooks, loop and strategy where a config has mmengine's defaults.
+
+    The configs of this package name them already. Where a config names something else, it stays.
+    A config that names ``InterruptionHook`` or ``StepSeedHook`` gets neither of the two: a config
+    leaves one out by naming the other one only.
+
+    Returns:
+        A sentence for the log that tells what was filled in; empty if nothing was.
+    """
+    hooks = cfg.get('default_hooks') or {}
+    named = {hook['type'] for hook in (*hooks.values(), *(cfg.get('custom_hooks') or ())) if hook}
+    changes: dict[str, Any] = {}
+    if 'checkpoint' not in hooks:
+        # mmengine's default, which has another interval than the class.
+        changes['default_hooks.checkpoint'] = dict(type='AtomicCheckpointHook', interval=1)
+    elif hooks['checkpoint'] and hooks['checkpoint']['type'] == 'CheckpointHook':
+        changes['default_hooks.checkpoint.type'] = 'AtomicCheckpointHook'
+    if not named & {'InterruptionHook', 'StepSeedHook'}:
+        changes['default_hooks.interruption.type'] = 'InterruptionHook'
+        sampler_seed = hooks.get('sampler_seed', dict(type='DistSamplerSeedHook'))
+        if sampler_seed and sampler_seed['type'] == 'DistSamplerSeedHook':
+            changes['default_hooks.sampler_seed.type'] = 'StepSeedHook'
+    if cfg.train_cfg.get('type') == 'EpochBasedTrainLoop' or cfg.train_cfg.get('by_epoch'):
+        cfg.train_cfg.pop('by_epoch', None)
+        changes['train_cfg.type'] = 'ResumableEpochLoop'
+    modules = ['mmsecvit']
+    if (cfg.get('strategy') or {}).get('type') == 'FSDPStrategy':
+        changes['strategy.type'] = 'ResumableFSDPStrategy'
+        modules.append('mmsecvit.engine.strategies')
+    if not changes:
+        return ''
+    cfg.merge_from_dict(changes)
+    for module in modules:
+        import_module(module)
+    custom_imports = cfg.get('custom_imports') or {}
+    imports = custom_imports.get('imports') or []
+    imports = [imports] if isinstance(imports, str) else list(imports)
+    imports += [module for module in modules if module not in imports]
+    cfg.custom_imports = dict(custom_imports, imports=imports)
+    changed = ', '.join(f'{key}={value!r}' for key, value in changes.items())
+    return f"The config has mmengine's defaults, in whose place tools/train.py put: {changed}."
 
 
 def set_visualization(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
@@ -214,39 +245,17 @@ def check_operators(cfg: Config) -> None:
         )
 
 
-def adapt_to_cpu(cfg: Config) -> None:
-    """Replace what exists on accelerators only: NCCL, device ids, synchronised batch norms."""
-    cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
-    wrapper = cfg.get('model_wrapper_cfg') or dict(
-        type='MMDistributedDataParallel',
-        broadcast_buffers=False,
-        find_unused_parameters=cfg.get('find_unused_parameters', False),
-    )
-    cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
-    if cfg.get('strategy', {}).get('type') in ('FSDPStrategy', 'ResumableFSDPStrategy'):
-        _adapt_fsdp_to_cpu(cfg.strategy)
-    _replace_sync_batch_norm(cfg.model)
+def without_sync_batch_norm(node: Any) -> Any:
+    """Return a copy of a model's config with plain batch norms, since synchronized ones need CUDA.
 
-
-def _adapt_fsdp_to_cpu(strategy: ConfigDict) -> None:
-    strategy.model_wrapper = dict(strategy.get('model_wrapper') or {}, device_id='cpu')
-    if strategy.get('state_dict_cfg') == 'full':
-        # What mmengine makes of it moves weights to the CPU and frees them where they were, which
-        # is where they are.
-        kept = dict(rank0_only=True, offload_to_cpu=False)
-        strategy.state_dict_cfg = dict(
-            state_dict_type='FULL_STATE_DICT',
-            state_dict_config=dict(type='FullStateDictConfig', **kept),
-            optim_state_dict_config=dict(type='FullOptimStateDictConfig', **kept),
-        )
-
-
-def _replace_sync_batch_norm(node: ConfigDict | list | tuple) -> None:
+    Unlike mmengine's ``revert_sync_batchnorm``, this serves ``MMSyncBN`` too, which cannot be built
+    in a single process.
+    """
     if isinstance(node, dict):
-        if node.get('type') in SYNC_BATCH_NORMS:
-            node['type'] = 'BN'
-        for child in node.values():
-            _replace_sync_batch_norm(child)
-    elif isinstance(node, (list, tuple)):
-        for child in node:
-            _replace_sync_batch_norm(child)
+        copy = ConfigDict({key: without_sync_batch_norm(value) for key, value in node.items()})
+        if copy.get('type') in ('SyncBN', 'MMSyncBN'):
+            copy.type = 'BN'
+        return copy
+    if isinstance(node, (list, tuple)):
+        return type(node)(without_sync_batch_norm(child) for child in node)
+    return node

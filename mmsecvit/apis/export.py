@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import CheckpointReader, check_weights, extract_state_dict
 from ..layers import SECA
-from .config import adapt_to_cpu, load_config, set_pretrained
+from .config import load_config, set_pretrained, without_sync_batch_norm
 
 SUFFIXES = {'onnx': '.onnx', 'torch_export': '.pt2'}
 
@@ -132,7 +132,7 @@ def load_network(config: str | Path, checkpoint: str, trust: bool = False) -> Ba
     cfg = load_config(config)
     reader = CheckpointReader(trust)
     init_default_scope(cfg.default_scope)
-    adapt_to_cpu(cfg)
+    cfg.model = without_sync_batch_norm(cfg.model)
     if cfg.default_scope == 'mmpretrain':
         network = MODELS.build(cfg.model)
         content = reader.read(checkpoint)

@@ -5,7 +5,7 @@ from pathlib import Path
 from ..checkpoints import CheckpointReader, check_weights
 from ..datasets import check_data
 from .config import load_config, set_visualization
-from .train import build_runner
+from .runner import build_runner
 
 
 def test(

@@ -1,31 +1,24 @@
 """Train: what tools/train.py does."""
 
-import atexit
-import gc
 from pathlib import Path
 
-import torch
-from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
 from ..checkpoints import CheckpointReader, check_weights
-from ..datasets import check_data, set_image_backend
-from ..engine.hooks import InterruptionHook, StepSeedHook
+from ..datasets import check_data
 from .config import (
-    adapt_to_cpu,
-    check_operators,
+    fill_in_engine,
     load_config,
     set_amp,
     set_auto_scale_lr,
-    set_crash_safety,
     set_pretrained,
     set_resume,
     set_tensorboard,
     starts_from_scratch,
 )
+from .runner import build_runner
 from .summary import summarize
 
 
@@ -81,7 +74,7 @@ def train(
     if tensorboard:
         set_tensorboard(cfg)
     set_resume(cfg, resume, reader)
-    set_crash_safety(cfg)
+    filled_in = fill_in_engine(cfg)
     check_data(cfg, ('train', 'val'))
     with reader.serving_mmengine():
         runner = build_runner(cfg)
@@ -90,47 +83,13 @@ def train(
             # Heads may differ on purpose, where other classes are learned.
             part = '' if cfg.resume else 'backbone.'
             check_weights(runner.model, reader.read(load_from), load_from, config, part)
-        interruption = InterruptionHook()
-        runner.register_hook(interruption)
-        runner.register_hook(StepSeedHook())
+        if filled_in:
+            runner.logger.info(filled_in)
         if starts_from_scratch(cfg):
             runner.logger.warning(
                 'The backbone trains from scratch: give it weights with --pretrained PATH, or go '
                 'on with an earlier run with --resume.'
             )
-        with interruption.listening(runner):
-            runner.train()
+        runner.train()
     runner.logger.info(summarize(runner))
     return runner
-
-
-def build_runner(cfg: Config) -> Runner:
-    """Build the runner of a config, changed for a machine without accelerators."""
-    check_operators(cfg)
-    if cfg.get('visualizer'):
-        # Without a name mmengine gives it the run's own. Under the one name that the toolboxes give
-        # to all, a second run in this process would get the first one's visualiser and folder.
-        cfg.visualizer.pop('name', None)
-    if get_device() == 'cpu':
-        adapt_to_cpu(cfg)
-        # mmengine's own initialisation asks CUDA for its devices, whatever the backend.
-        if cfg.launcher == 'pytorch':
-            torch.distributed.init_process_group('gloo')
-            atexit.register(_leave_process_group)
-        elif cfg.launcher != 'none':
-            raise ValueError(
-                f"launcher {cfg.launcher!r} needs accelerators; on CPUs use 'pytorch', as "
-                'tools/dist_train.sh does'
-            )
-    settings = ', '.join(set_image_backend(cfg))
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    if settings:
-        runner.logger.info(f"dict(backend='checked_image') is filled in as {settings}.")
-    return runner
-
-
-def _leave_process_group() -> None:
-    """End gloo's threads, whatever ends the run: one that outlives Python may abort the process."""
-    # They end with the last reference to the group, and a model in a cycle has one.
-    gc.collect()
-    torch.distributed.destroy_process_group()

@@ -1,20 +1,19 @@
-"""A training loop that can go on in the middle of an epoch."""
+"""A training loop that can resume in the middle of an epoch."""
 
 from collections.abc import Sequence
 
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop
 
-from .hooks.step_seed import DATA, seed_step
-
 
 @LOOPS.register_module()
 class ResumableEpochLoop(EpochBasedTrainLoop):
-    """mmengine's epoch-based loop, which can go on in the middle of an epoch too.
+    """mmengine's ``EpochBasedTrainLoop``, which can also resume in the middle of an epoch.
 
     Attributes:
-        trained_batches: How many batches of the current epoch were trained before the run was
-            interrupted. They are loaded again, so that workers draw the same random numbers.
+        trained_batches: Number of batches of the current epoch that were trained before the
+            interruption. They are loaded again and skipped, so that the data loader's workers draw
+            the same random numbers as before. ``InterruptionHook`` reads it from the checkpoint.
     """
 
     trained_batches = 0
@@ -27,4 +26,4 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         if idx >= self.trained_batches:
             super().run_iter(idx, data_batch)
         else:
-            seed_step(self.runner, self._iter, DATA)
+            self.runner.call_hook('after_skipped_iter')

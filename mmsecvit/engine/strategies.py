@@ -1,19 +1,40 @@
-"""Strategies of ``FlexibleRunner``."""
+"""Strategies of mmengine's ``FlexibleRunner``.
+
+``import mmsecvit`` does not import this module, which needs FSDP. A config does so by
+``custom_imports = dict(imports=['mmsecvit', 'mmsecvit.engine.strategies'])``.
+"""
+
+from typing import Any
 
 from mmengine._strategy import FSDPStrategy
+from mmengine.device import get_device
 from mmengine.registry import STRATEGIES
-from torch.distributed.fsdp import FullyShardedDataParallel
+
+from ..compat import full_fsdp_state_without_offload, load_fsdp_optimizer_state
 
 
 @STRATEGIES.register_module()
 class ResumableFSDPStrategy(FSDPStrategy):
-    """mmengine's strategy for FSDP, which can load the state of the optimizer too.
+    """mmengine's ``FSDPStrategy``, which can also load the optimizer's state, and train on CPUs.
 
-    mmengine hands torch that state in the order of torch 2.0, which later releases take amiss.
+    Args:
+        model_wrapper: As in mmengine. On CPUs, ``device_id`` becomes ``cpu``.
+        state_dict_cfg: As in mmengine: ``local``, ``full`` or a dict.
+        **options: The other arguments of mmengine's class.
     """
 
+    def __init__(
+        self,
+        *,
+        model_wrapper: dict | None = None,
+        state_dict_cfg: str | dict = 'local',
+        **options: Any,
+    ) -> None:
+        if get_device() == 'cpu':
+            model_wrapper = dict(model_wrapper or {}, device_id='cpu')
+            if state_dict_cfg == 'full':
+                state_dict_cfg = full_fsdp_state_without_offload()
+        super().__init__(model_wrapper=model_wrapper, state_dict_cfg=state_dict_cfg, **options)
+
     def load_optim_state_dict(self, state_dict: dict) -> None:
-        state = FullyShardedDataParallel.optim_state_dict_to_load(
-            model=self.model, optim=self.optim_wrapper.optimizer, optim_state_dict=state_dict
-        )
-        self.optim_wrapper.load_state_dict(state)
+        load_fsdp_optimizer_state(self.model, self.optim_wrapper, state_dict)

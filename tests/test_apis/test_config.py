@@ -2,13 +2,14 @@ import pytest
 from mmengine.config import Config
 
 from mmsecvit.apis.config import (
-    adapt_to_cpu,
+    fill_in_engine,
     load_config,
     set_amp,
     set_pretrained,
     set_tensorboard,
     set_visualization,
     starts_from_scratch,
+    without_sync_batch_norm,
 )
 from mmsecvit.checkpoints import CheckpointReader
 
@@ -30,20 +31,92 @@ def test_cpus_get_plain_batch_norms():
     heads = [dict(norm_cfg=dict(type='MMSyncBN')), dict(norm_cfg=dict(type='GN', num_groups=32))]
     backbone = dict(norm_cfg=dict(type='SyncBN'))
     cfg = Config(dict(model=dict(type='X', backbone=backbone, heads=heads)))
-    adapt_to_cpu(cfg)
-    norms = [part.norm_cfg.type for part in (cfg.model.backbone, *cfg.model.heads)]
+    before = cfg.to_dict()
+    model = without_sync_batch_norm(cfg.model)
+    norms = [part.norm_cfg.type for part in (model.backbone, *model.heads)]
     assert norms == ['BN', 'BN', 'GN']
+    assert cfg.to_dict() == before
 
 
-def test_fsdp_stays_on_the_cpu_and_frees_nothing_there():
-    strategy = dict(type='FSDPStrategy', state_dict_cfg='full')
-    cfg = Config(dict(model=dict(type='X'), strategy=strategy))
-    adapt_to_cpu(cfg)
-    assert cfg.strategy.model_wrapper == dict(device_id='cpu')
-    kept = cfg.strategy.state_dict_cfg
-    assert kept.state_dict_type == 'FULL_STATE_DICT'
-    assert not kept.state_dict_config.offload_to_cpu
-    assert not kept.optim_state_dict_config.offload_to_cpu
+OURS = {
+    'checkpoint': dict(type='AtomicCheckpointHook', interval=1),
+    'interruption': dict(type='InterruptionHook'),
+    'sampler_seed': dict(type='StepSeedHook'),
+}
+
+
+def test_engine_is_filled_in_where_a_config_has_the_defaults():
+    cfg = Config(dict(train_cfg=dict(by_epoch=True, max_epochs=3)))
+    message = fill_in_engine(cfg)
+    assert cfg.default_hooks == OURS
+    assert cfg.train_cfg == dict(type='ResumableEpochLoop', max_epochs=3)
+    assert cfg.custom_imports == dict(imports=['mmsecvit'])
+    assert message == (
+        "The config has mmengine's defaults, in whose place tools/train.py put: "
+        "default_hooks.checkpoint={'type': 'AtomicCheckpointHook', 'interval': 1}, "
+        "default_hooks.interruption.type='InterruptionHook', "
+        "default_hooks.sampler_seed.type='StepSeedHook', train_cfg.type='ResumableEpochLoop'."
+    )
+    before = cfg.to_dict()
+    assert fill_in_engine(cfg) == ''
+    assert cfg.to_dict() == before
+
+
+def test_engine_is_filled_in_for_the_defaults_of_the_toolboxes():
+    cfg = Config(
+        dict(
+            custom_imports=dict(imports='mine', allow_failed_imports=False),
+            train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=3),
+            default_hooks=dict(
+                checkpoint=dict(type='CheckpointHook', interval=2),
+                sampler_seed=dict(type='DistSamplerSeedHook'),
+            ),
+            strategy=dict(type='FSDPStrategy', state_dict_cfg='full'),
+        )
+    )
+    assert fill_in_engine(cfg)
+    assert cfg.default_hooks == OURS | dict(
+        checkpoint=dict(type='AtomicCheckpointHook', interval=2)
+    )
+    assert cfg.train_cfg == dict(type='ResumableEpochLoop', max_epochs=3)
+    assert cfg.strategy == dict(type='ResumableFSDPStrategy', state_dict_cfg='full')
+    assert cfg.custom_imports == dict(
+        imports=['mine', 'mmsecvit', 'mmsecvit.engine.strategies'], allow_failed_imports=False
+    )
+
+
+@pytest.mark.parametrize(
+    'hooks',
+    [
+        dict(default_hooks=dict(sampler_seed=dict(type='StepSeedHook'))),
+        dict(custom_hooks=[dict(type='InterruptionHook')]),
+        dict(
+            default_hooks=dict(
+                sampler_seed=dict(type='DistSamplerSeedHook'),
+                interruption=dict(type='InterruptionHook'),
+            )
+        ),
+    ],
+)
+def test_a_config_leaves_out_one_hook_by_naming_the_other(hooks):
+    cfg = Config(dict(train_cfg=dict(type='IterBasedTrainLoop', max_iters=3), **hooks))
+    cfg.merge_from_dict({'default_hooks.checkpoint': dict(type='MyHook')})
+    before = cfg.to_dict()
+    assert fill_in_engine(cfg) == ''
+    assert cfg.to_dict() == before
+
+
+def test_hooks_that_a_config_switched_off_stay_off():
+    cfg = Config(
+        dict(
+            train_cfg=dict(type='IterBasedTrainLoop', max_iters=3),
+            default_hooks=dict(checkpoint=None, sampler_seed=None),
+        )
+    )
+    fill_in_engine(cfg)
+    assert cfg.default_hooks == dict(
+        checkpoint=None, sampler_seed=None, interruption=dict(type='InterruptionHook')
+    )
 
 
 def test_amp_keeps_what_else_the_wrapper_does():

@@ -17,7 +17,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from torch import nn
 
-from mmsecvit.apis.config import adapt_to_cpu
+from mmsecvit.apis.config import without_sync_batch_norm
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 ARCHS = {'t': 'tiny', 's': 'small', 'b': 'base', 'l': 'large'}
@@ -66,7 +66,7 @@ def on_small_images(cfg: Config, coco_excerpt: Path, ade20k_excerpt: Path) -> Co
             'val_evaluator.ann_file': f'{root}/annotations/instances_val2017.json',
         }
     cfg.merge_from_dict(options)
-    adapt_to_cpu(cfg)
+    cfg.model = without_sync_batch_norm(cfg.model)
     # A network that knows nothing yet is sure of nothing: score what it finds nevertheless.
     if 'roi_head' in cfg.model:
         cfg.model.test_cfg.rcnn.score_thr = 0.0

@@ -1,4 +1,5 @@
-# What `mmseg::_base_/default_runtime.py` holds: scope mmseg does not resolve on every stack.
+# `mmseg::_base_/default_runtime.py` with this package's hooks. `mmseg::` does not resolve with
+# OneDL's mmengine <= 0.10.12, which looks for a distribution called mmsegmentation.
 default_scope = 'mmseg'
 env_cfg = dict(
     cudnn_benchmark=True,
@@ -9,8 +10,9 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=8000, save_best='mIoU'),
-    sampler_seed=dict(type='DistSamplerSeedHook'),
+    checkpoint=dict(type='AtomicCheckpointHook', by_epoch=False, interval=8000, save_best='mIoU'),
+    sampler_seed=dict(type='StepSeedHook'),
+    interruption=dict(type='InterruptionHook'),
     visualization=dict(type='SegVisualizationHook'),
 )
 visualizer = dict(

@@ -19,5 +19,5 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
-train_cfg = dict(max_epochs=20)
+train_cfg = dict(_delete_=True, type='ResumableEpochLoop', max_epochs=20)
 auto_scale_lr = dict(base_batch_size=256)

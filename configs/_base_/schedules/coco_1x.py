@@ -4,3 +4,4 @@ optim_wrapper = dict(
     # No decay on the weights and biases of norms.
     paramwise_cfg=dict(norm_decay_mult=0.0),
 )
+train_cfg = dict(type='ResumableEpochLoop')

@@ -12,5 +12,6 @@ param_scheduler = [
     ),
     dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=True, begin=5, end=300),
 ]
+train_cfg = dict(_delete_=True, type='ResumableEpochLoop', max_epochs=300)
 # The paper names the average but no rate: this is DeiT's, 0.99996 a step.
 custom_hooks = [dict(type='EMAHook', momentum=4e-5, priority='ABOVE_NORMAL')]

@@ -3,7 +3,7 @@
 from .checkpoint import AtomicCheckpointHook, find_last_checkpoint, list_regular_checkpoints
 from .cluster_visualization import ClusterVisualizationHook
 from .interruption import InterruptionHook
-from .step_seed import StepSeedHook, seed_step
+from .step_seed import StepSeedHook
 
 __all__ = [
     'AtomicCheckpointHook',
@@ -12,5 +12,4 @@ __all__ = [
     'StepSeedHook',
     'find_last_checkpoint',
     'list_regular_checkpoints',
-    'seed_step',
 ]

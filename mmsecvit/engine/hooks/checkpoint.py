@@ -1,4 +1,4 @@
-"""Writing checkpoints so that a crash at any moment leaves a complete one, and finding it again."""
+"""Write checkpoints so that a crash at any moment leaves a complete one, and find it again."""
 
 import os
 from collections.abc import Iterator
@@ -13,27 +13,27 @@ from mmengine.runner import Runner
 
 from ...checkpoints import CheckpointError
 
-LAST_CHECKPOINT = 'last_checkpoint'  # mmengine's name for the file that names a checkpoint
+LAST_CHECKPOINT = 'last_checkpoint'  # mmengine's name of the file that names a checkpoint
 ATOMIC = dict(backend='atomic')
 
 
 @register_backend(ATOMIC['backend'], force=True)
 class AtomicBackend(LocalBackend):
-    """Local files that are either complete or not there, whatever interrupts their writing."""
+    """Local files that are either complete or absent, whatever interrupts their writing."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write a file beside its place, and move it there once it is on the disk.
+        """Write a file under another name, and rename it once it is on the disk.
 
         Args:
-            obj: What to write.
-            filepath: Where. What is there stays until all is written.
+            obj: The content.
+            filepath: The file's path. An existing file stays until all is written.
 
         Raises:
-            OSError: If it cannot be written: the disk is full, say.
+            OSError: If the file cannot be written, for example because the disk is full.
         """
         filepath = Path(filepath)
         filepath.parent.mkdir(parents=True, exist_ok=True)
-        # One name for all files of a folder: what a crash leaves is overwritten by the next.
+        # All files of a folder share this name, so the next file overwrites what a crash leaves.
         unfinished = filepath.with_name('unfinished_checkpoint')
         try:
             with open(unfinished, 'wb') as file:
@@ -46,23 +46,23 @@ class AtomicBackend(LocalBackend):
             raise OSError(
                 error.errno,
                 f'{error.strerror}: checkpoint {filepath} ({len(obj) / 2**20:.0f} MiB) was not '
-                'written, and the earlier ones are as they were; go on from the last with --resume',
+                'written, and the earlier ones are as they were; resume from the last one with '
+                '--resume',
             ) from error
         folder = os.open(filepath.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)  # the new name, too, is to outlive a power cut
+            os.fsync(folder)  # the new name has to survive a power cut, too
         finally:
             os.close(folder)
 
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
-    """mmengine's ``CheckpointHook``, of whose checkpoints one is complete at any moment.
+    """mmengine's ``CheckpointHook``, which keeps one complete checkpoint at any moment.
 
-    A file gets its name when all of it is on the disk, and those that it replaces
-    (``max_keep_ckpts``, ``save_best``) are removed afterwards, not before.
-
-    What goes into a remote store (``out_dir`` with a scheme, ``backend_args``) is left to it.
+    A file gets its name when all of it is on the disk. The files that it replaces
+    (``max_keep_ckpts``, ``save_best``) are removed afterwards, not before. Checkpoints in a remote
+    store (``out_dir`` with a scheme, ``backend_args``) are written as mmengine writes them.
     """
 
     backend_args: dict | None
@@ -96,7 +96,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
 
 class _Deferring:
-    """A file backend that notes what to remove."""
+    """A file backend that notes which files to remove instead of removing them."""
 
     def __init__(self, backend: LocalBackend, removed: list[str]) -> None:
         self._backend = backend
@@ -107,14 +107,14 @@ class _Deferring:
 
 
 def find_last_checkpoint(work_dir: str | Path) -> Path | None:
-    """Find the checkpoint from which a run in ``work_dir`` goes on.
+    """Return the checkpoint from which a run in ``work_dir`` resumes.
 
     Args:
         work_dir: Work directory of earlier runs.
 
     Returns:
-        What ``last_checkpoint`` names. Where a crash came before that was written: the newest
-        of the regular checkpoints. None if there are none.
+        The checkpoint that ``last_checkpoint`` names. If a crash came before that file was written,
+        the newest regular checkpoint. None if there is none.
 
     Raises:
         CheckpointError: If ``last_checkpoint`` names a file that does not exist.
@@ -125,7 +125,7 @@ def find_last_checkpoint(work_dir: str | Path) -> Path | None:
         if not Path(named).exists():
             raise CheckpointError(
                 f'{note} names {named}, which does not exist: write the path of the checkpoint '
-                'to go on with into it, or give it to --resume'
+                'to resume from into it, or give that path to --resume'
             )
         return Path(named)
     regular = list_regular_checkpoints(work_dir)
@@ -133,6 +133,6 @@ def find_last_checkpoint(work_dir: str | Path) -> Path | None:
 
 
 def list_regular_checkpoints(work_dir: str | Path) -> list[Path]:
-    """List the checkpoints that a run in ``work_dir`` wrote at its intervals, oldest first."""
+    """Return the checkpoints that a run in ``work_dir`` wrote at its intervals, oldest first."""
     found = [*Path(work_dir).glob('epoch_*.pth'), *Path(work_dir).glob('iter_*.pth')]
     return sorted(found, key=lambda path: path.stat().st_mtime)

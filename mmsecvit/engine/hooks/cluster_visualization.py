@@ -1,4 +1,4 @@
-"""Hooks for a config's ``custom_hooks``."""
+"""Draw the clusters of training images."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -12,24 +12,23 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ...visualization.clusters import draw_clusters, record_ranks
-
 
 @HOOKS.register_module()
 class ClusterVisualizationHook(Hook):
-    """Log the clusters of a training image to the visualiser, and so to all of its backends.
+    """Log the clusters of a training image to all backends of the visualizer.
 
-    It looks on while the training step computes: no pass is added, and no result changes.
+    The clusters are recorded during the training step: no forward pass is added, and no result
+    changes.
 
     Args:
-        interval: Number of iterations from one picture to the next. Defaults to 500.
+        interval: Number of iterations between two pictures. Defaults to 500.
         stages: Stages to draw, counted from 1. Defaults to (1, 2, 3).
-        block: Which block of each stage, counted from 0. Defaults to -1, the last.
+        block: Block of each stage, counted from 0. Defaults to -1, the last one.
         heads: As in :func:`mmsecvit.visualization.cluster_maps`. Defaults to ``mean``.
 
     Raises:
-        ValueError: If ``interval`` is no integer or below 1, ``heads`` is none of those, or, when
-            training begins, the backbone has no such stage or block.
+        ValueError: If ``interval`` is not an integer of at least 1, ``heads`` is none of its
+            values, or, when training begins, the backbone has no such stage or block.
 
     Example:
         >>> custom_hooks = [dict(type='ClusterVisualizationHook', interval=1000)]
@@ -53,16 +52,20 @@ class ClusterVisualizationHook(Hook):
         self._recording = ExitStack()
 
     def before_train(self, runner: Runner) -> None:
-        """Refuse what the backbone does not have before any training."""
+        """Raise a ValueError unless the backbone has these stages and this block."""
+        from ...visualization.clusters import record_ranks
+
         with record_ranks(_backbone(runner), self.stages, self.block):
             pass
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
     ) -> None:
-        """Begin to record, if this iteration is to be drawn."""
+        """Begin to record, if this iteration is one to draw."""
         if not self.every_n_train_iters(runner, self.interval):
             return
+        from ...visualization.clusters import record_ranks
+
         backbone = _backbone(runner)
         self._recorded = self._recording.enter_context(
             record_ranks(backbone, self.stages, self.block)
@@ -77,9 +80,11 @@ class ClusterVisualizationHook(Hook):
         data_batch: dict | None = None,
         outputs: dict | None = None,
     ) -> None:
-        """Draw what was recorded."""
+        """Draw the recorded clusters."""
         if not self.every_n_train_iters(runner, self.interval):
             return
+        from ...visualization.clusters import draw_clusters
+
         self._recording.close()
         normalization = {k: np.array(v) for k, v in image_normalization(runner.cfg).items()}
         to_bgr = normalization.pop('to_rgb')
@@ -98,9 +103,9 @@ def _backbone(runner: Runner) -> nn.Module:
 
 
 def image_normalization(cfg: Config) -> dict:
-    """What a config's data preprocessor does to pixels: ``mean``, ``std``, ``to_rgb``."""
+    """Return ``mean``, ``std`` and ``to_rgb`` of a config's data preprocessor."""
     preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
-    # mmpretrain has another name for the switch than mmdet and mmseg.
+    # mmpretrain calls `to_rgb` what mmdet and mmseg call `bgr_to_rgb`.
     to_rgb = preprocessor.get('bgr_to_rgb') or preprocessor.get('to_rgb')
     mean, std = preprocessor.get('mean') or [0, 0, 0], preprocessor.get('std') or [1, 1, 1]
     return dict(mean=mean, std=std, to_rgb=bool(to_rgb))

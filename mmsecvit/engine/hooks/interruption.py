@@ -1,36 +1,44 @@
-"""Stopping a training run at a signal, and going on with it as if nothing had happened."""
+"""Save and exit at SIGTERM, and resume in the middle of an epoch."""
 
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 from mmengine.dist import all_reduce, get_rank, get_world_size
 from mmengine.hooks import EMAHook, Hook
-from mmengine.runner import Runner
+from mmengine.registry import HOOKS
+from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
+from torch import nn
 from torch.utils.data import DataLoader
 
+from ...compat import restart_workers
 from ..loops import ResumableEpochLoop
 from .checkpoint import ATOMIC, LAST_CHECKPOINT, AtomicBackend
 
 INTERRUPTED = 'interrupted.pth'
-ASKING_INTERVAL = 5  # iterations from one question among processes to the next
-EXIT_CODE = 128 + signal.SIGTERM  # as shells have it
+ASKING_INTERVAL = 5  # iterations between two exchanges among processes about SIGTERM
+EXIT_CODE = 128 + signal.SIGTERM  # as shells report it
 
 
+@HOOKS.register_module()
 class InterruptionHook(Hook):
-    """Save and exit when SIGTERM comes, as schedulers send it some time before they kill.
+    """Save a checkpoint and exit at SIGTERM, which schedulers send some time before they kill.
 
-    The step in hand is finished first, and those with whose gradients its own are accumulated.
-    Several processes agree every five training steps, and when a validation ends.
+    The run first finishes the current step, and the steps whose gradients are accumulated with it.
+    Several processes agree every five training steps, and at the end of a validation. Data loaders'
+    workers survive a SIGTERM that reaches every process of the job, where they are forked (Linux).
+
+    ``ResumableEpochLoop`` resumes from the saved checkpoint in the middle of the epoch.
+
+    Example:
+        >>> default_hooks = dict(interruption=dict(type='InterruptionHook'))
     """
 
     priority = 'LOWEST'
@@ -39,32 +47,36 @@ class InterruptionHook(Hook):
         self._asked = False
         self._agreed = False
         self._started = False
-        self._updated = True  # no gradients wait for others
-        # Where the run stands; None while the model holds something else.
+        self._updated = True  # no accumulated gradients are pending
+        # The position of the weights in the model; None while these are an average.
         self._position: dict | None = None
         self._trained: dict | None = None
 
-    @contextmanager
-    def listening(self, runner: Runner) -> Iterator[None]:
-        """Listen to SIGTERM inside the ``with`` block, in which the runner trains.
+    def before_run(self, runner: Runner) -> None:
+        """Handle SIGTERM while the training loop runs."""
+        loop = runner._train_loop  # runner.train_loop would build one for a test, too
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if not isinstance(loop, BaseLoop) or not in_main_thread:
+            return  # Python handles signals in the main thread only
+        for part in (loop, runner.val_loop):
+            if part is not None and isinstance(part.dataloader, DataLoader):
+                _protect_workers(part.dataloader)
+        if isinstance(loop, IterBasedTrainLoop):
+            restart_workers(loop)
+        # mmengine calls no hook when an error ends a run, so the loop itself restores the handler.
+        loop.run = partial(self._run, loop.run)
 
-        Workers of its data loaders outlive a signal that reaches every process of the job, where
-        they are forked, as Linux does.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            yield  # no other can be told of signals
-            return
-        _protect_workers(runner)
+    def _run(self, run: Callable[[], nn.Module]) -> nn.Module:
         previous = signal.signal(signal.SIGTERM, self._ask)
         try:
-            yield
+            return run()
         finally:
             signal.signal(signal.SIGTERM, previous)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Note what of an epoch was trained already."""
-        if runner.cfg.get('resume') and isinstance(runner.train_loop, ResumableEpochLoop):
-            runner.train_loop.trained_batches = checkpoint['meta'].get('trained_batches', 0)
+        """Tell the loop how much of the epoch was trained already."""
+        if runner.cfg.get('resume') and isinstance(runner._train_loop, ResumableEpochLoop):
+            runner._train_loop.trained_batches = checkpoint['meta'].get('trained_batches', 0)
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
@@ -90,7 +102,7 @@ class InterruptionHook(Hook):
 
     def before_val_epoch(self, runner: Runner) -> None:
         if any(isinstance(hook, EMAHook) for hook in runner.hooks):
-            self._position = None  # the average is in the model's place
+            self._position = None  # the model holds the average during validation
 
     def after_val_iter(
         self,
@@ -99,7 +111,7 @@ class InterruptionHook(Hook):
         data_batch: dict | None = None,
         outputs: Sequence | None = None,
     ) -> None:
-        # Processes may have different numbers of images to validate, and cannot agree here.
+        # Several processes cannot agree here: they may have different numbers of images.
         if get_world_size() == 1:
             self._agreed |= self._asked
             self._exit_if_agreed(runner)
@@ -120,14 +132,14 @@ class InterruptionHook(Hook):
         return bool(asked)
 
     def _exit_if_agreed(self, runner: Runner) -> None:
-        # Gradients that wait for others are in no checkpoint.
+        # No checkpoint holds accumulated gradients.
         if not self._agreed or not self._updated:
             return
         if self._position is None:
-            said = 'Stopped by SIGTERM; go on from the last checkpoint with --resume.'
+            message = 'Stopped by SIGTERM; resume from the last checkpoint with --resume.'
         else:
-            said = f'Stopped by SIGTERM and saved {self._save(runner)}; go on with --resume.'
-        runner.logger.info(said)
+            message = f'Stopped by SIGTERM and saved {self._save(runner)}; resume with --resume.'
+        runner.logger.info(message)
         _end_workers()
         raise SystemExit(EXIT_CODE)
 
@@ -141,19 +153,24 @@ class InterruptionHook(Hook):
         return path
 
 
-def _protect_workers(runner: Runner) -> None:
-    """Let workers of a runner's data loaders end at their parent's SIGTERM alone.
+def _restore_default_in_child() -> None:
+    """Let SIGTERM end a forked process: with our handler, ``Pool.terminate`` would wait forever."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if isinstance(getattr(handler, '__self__', None), InterruptionHook):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    Without its workers, a process would keep the others waiting in the step in hand.
+
+if hasattr(os, 'register_at_fork'):  # not on Windows
+    os.register_at_fork(after_in_child=_restore_default_in_child)
+
+
+def _protect_workers(loader: DataLoader) -> None:
+    """Let a data loader's workers end at their parent's SIGTERM only.
+
+    Without its workers, a process could not finish the current step, and the others would wait.
     """
-    build = runner.build_dataloader
-
-    def build_dataloader(*args: Any, **kwargs: Any) -> DataLoader:
-        loader = build(*args, **kwargs)
+    if getattr(loader.worker_init_fn, 'func', None) is not _begin_worker:
         loader.worker_init_fn = partial(_begin_worker, loader.worker_init_fn)
-        return loader
-
-    runner.build_dataloader = build_dataloader
 
 
 def _begin_worker(initialize: Callable[[int], None] | None, worker_id: int) -> None:
@@ -172,8 +189,8 @@ def _obey(parent: BaseProcess) -> None:
 
 
 def _end_workers() -> None:
-    """End the workers of data loaders, which may be in the middle of something."""
-    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would raise an error
+    """Kill the data loaders' workers, which may be in the middle of something."""
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise an error
     for worker in multiprocessing.active_children():
         worker.kill()
         worker.join()

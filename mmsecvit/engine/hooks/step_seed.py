@@ -1,32 +1,41 @@
-"""Random numbers that depend on the seed and the step alone."""
+"""Random numbers that depend on the seed and the step only."""
 
 import random
 
 import numpy as np
 import torch
 from mmengine.dist import get_rank
-from mmengine.hooks import Hook
+from mmengine.hooks import DistSamplerSeedHook
+from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-DATA, STEP = 0, 1  # what random numbers of a training step are for
+DATA, STEP = 0, 1  # the two uses of random numbers in a training step
 
 
-class StepSeedHook(Hook):
-    """Derive each training step's random numbers from the seed and the step's number alone.
+@HOOKS.register_module()
+class StepSeedHook(DistSamplerSeedHook):
+    """Seed the sampler before each epoch, as mmengine's hook does, and the process for each step.
 
-    So a resumed run draws what the uninterrupted one would have, in the process that trains;
-    the data loader's workers have random numbers of their own.
+    The random numbers of a step depend on the run's seed and the step's number only, so a resumed
+    run draws the same ones as the uninterrupted run. This holds for the process that trains; the
+    workers of the data loader have their own random numbers.
+
+    Example:
+        >>> default_hooks = dict(sampler_seed=dict(type='StepSeedHook'))
+        >>> # Leave the seeding of steps out: mmengine's own hook.
+        >>> default_hooks = dict(sampler_seed=dict(type='DistSamplerSeedHook'))
     """
 
     priority = 'LOWEST'
 
     def before_train_epoch(self, runner: Runner) -> None:
-        seed_step(runner, runner.iter, DATA)
+        super().before_train_epoch(runner)
+        self._seed(runner, runner.iter, DATA)
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
     ) -> None:
-        seed_step(runner, runner.iter, STEP)
+        self._seed(runner, runner.iter, STEP)
 
     def after_train_iter(
         self,
@@ -35,17 +44,20 @@ class StepSeedHook(Hook):
         data_batch: dict | None = None,
         outputs: dict | None = None,
     ) -> None:
-        # Without workers, the next batch is drawn here.
-        seed_step(runner, runner.iter + 1, DATA)
+        # Without workers, this process loads the next batch.
+        self._seed(runner, runner.iter + 1, DATA)
+
+    def after_skipped_iter(self, runner: Runner) -> None:
+        """Seed the loading of the next batch; :class:`ResumableEpochLoop` calls this."""
+        self._seed(runner, runner.iter, DATA)
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        seed_step(runner, runner.iter, DATA)
+        self._seed(runner, runner.iter, DATA)
 
-
-def seed_step(runner: Runner, step: int, what: int) -> None:
-    """Seed this process for training step ``step``: for loading its data, or the step itself."""
-    sequence = np.random.SeedSequence((runner.seed, get_rank(), step, what))
-    seed = int(sequence.generate_state(1)[0])
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
+    @staticmethod
+    def _seed(runner: Runner, step: int, use: int) -> None:
+        sequence = np.random.SeedSequence((runner.seed, get_rank(), step, use))
+        seed = int(sequence.generate_state(1)[0])
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)

@@ -12,7 +12,7 @@ from mmsecvit.checkpoints import CheckpointError, read_checkpoint, read_state_di
 
 from ..conftest import read_losses
 
-TRAIN = Path(__file__).parents[2] / 'tools' / 'train.py'
+TRAIN = Path(__file__).parents[3] / 'tools' / 'train.py'
 SIGTERM, SIGKILL, SIGXFSZ = map(int, (signal.SIGTERM, signal.SIGKILL, signal.SIGXFSZ))
 
 

@@ -1,0 +1,61 @@
+"""Build the runner of a config."""
+
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+from torch import nn
+
+from ..compat import join_gloo, own_visualizer, without_empty_env_cfg, wrapper_for_cpus
+from ..datasets import set_image_backend
+from .config import check_operators, without_sync_batch_norm
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner that a config names, adapted to this machine.
+
+    Without an accelerator, processes communicate over gloo, and batch norms are not synchronized.
+    The config does not change for that: the run writes it into its work directory as it is. Loaders
+    of images get the backend that names a broken file where the config has none.
+
+    Args:
+        cfg: The config, with ``work_dir`` and ``launcher``.
+
+    Returns:
+        The runner.
+
+    Raises:
+        ValueError: If the machine lacks what the config's ``launcher`` or model needs.
+    """
+    check_operators(cfg)
+    on_cpu = get_device() == 'cpu'
+    if on_cpu and cfg.launcher == 'pytorch':
+        join_gloo()
+    elif on_cpu and cfg.launcher != 'none':
+        raise ValueError(
+            f"launcher {cfg.launcher!r} needs accelerators; on CPUs use 'pytorch', as "
+            'tools/dist_train.sh does'
+        )
+    runner_type = cfg.get('runner_type', 'Runner')
+    base: Any = RUNNERS.get(runner_type) if isinstance(runner_type, str) else runner_type
+
+    class AdaptedRunner(base):
+        """The config's runner; its ``from_cfg`` passes the parts to build, and the whole config."""
+
+        def __init__(self, model: ConfigDict, **parts: Any) -> None:
+            if on_cpu:
+                model = without_sync_batch_norm(model)
+            super().__init__(model, **own_visualizer(without_empty_env_cfg(parts)))
+
+        def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+            if on_cpu and self.distributed:
+                model_wrapper_cfg = wrapper_for_cpus(model_wrapper_cfg, self.cfg)
+            return super().wrap_model(model_wrapper_cfg, model)
+
+    settings = ', '.join(set_image_backend(cfg))
+    runner = AdaptedRunner.from_cfg(cfg)
+    if settings:
+        runner.logger.info(f"dict(backend='checked_image') is filled in as {settings}.")
+    return runner

@@ -1,0 +1,62 @@
+"""`from mmsecvit import SecViT` imports little, and registers what configs name."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import mmsecvit
+
+# What mmcv and mmengine import by themselves, whoever asks for a layer, a model or a hook.
+BASE = 'import mmcv.cnn, mmengine.hooks, mmengine.model, mmengine.registry, mmengine.runner'
+HEAVY = ('matplotlib', 'PIL', 'torchvision', 'cv2', 'sklearn', 'mmdet', 'mmseg', 'mmpretrain')
+HEAVY += ('mmengine._strategy', 'torch.distributed.fsdp')
+MODULES = 'import json, sys; print(json.dumps(sorted(sys.modules)))'
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+def test_the_backbone_adds_no_heavy_import():
+    before, after = (
+        set(json.loads(run(f'{code}; {MODULES}')))
+        for code in (BASE, f'{BASE}; from mmsecvit import SecViT')
+    )
+    added = after - before
+    assert 'mmsecvit.backbones.secvit' in added
+    assert [m for m in added if m.startswith(tuple(f'{h}.' for h in HEAVY)) or m in HEAVY] == []
+    assert [m for m in added if m.startswith('mmsecvit.apis')] == []
+
+
+def test_the_backbone_needs_no_fsdp():
+    code = """
+import mmengine._strategy
+import torch.distributed.fsdp
+del mmengine._strategy.FSDPStrategy, torch.distributed.fsdp.FullyShardedDataParallel
+import torch
+from mmengine.registry import HOOKS, LOOPS
+from mmsecvit import SecViT
+arch = dict(embed_dims=(8,) * 4, depths=(1,) * 4, num_heads=(1,) * 4)
+shapes = [tuple(x.shape) for x in SecViT(arch)(torch.rand(1, 3, 64, 64))]
+assert shapes == [(1, 8, 16, 16), (1, 8, 8, 8), (1, 8, 4, 4), (1, 8, 2, 2)], shapes
+for name in ('AtomicCheckpointHook', 'InterruptionHook', 'StepSeedHook'):
+    assert HOOKS.get(name).__module__.startswith('mmsecvit.engine.hooks.')
+assert LOOPS.get('ResumableEpochLoop').__module__ == 'mmsecvit.engine.loops'
+print('done')
+"""
+    assert run(code) == 'done'
+
+
+def test_functions_of_apis_are_imported_at_their_first_use():
+    assert run("import mmsecvit; print('mmsecvit.apis' in __import__('sys').modules)") == 'False'
+    from mmsecvit.apis import models
+
+    assert mmsecvit.get_model is models.get_model
+    assert mmsecvit.list_models is models.list_models
+    assert {'SecViT', 'get_model', 'list_models'} <= set(dir(mmsecvit))
+    with pytest.raises(AttributeError, match="module 'mmsecvit' has no attribute 'get_modell'"):
+        mmsecvit.get_modell  # noqa: B018
