@@ -1,4 +1,4 @@
-"""What the command-line tools do, for any detector, segmenter or classifier of a config file."""
+"""One function for each command-line tool; they take any detector, segmenter or classifier."""
 
 from .cluster_picture import visualize_clusters
 from .config import add_config_options

@@ -14,11 +14,11 @@ from ..engine.hooks import find_last_checkpoint, list_regular_checkpoints
 
 
 def add_config_options(parser: ArgumentParser, example: str) -> None:
-    """Give a command line ``--cfg-options``, as :func:`load_config` takes them.
+    """Add ``--cfg-options`` to a command line; :func:`load_config` takes its values.
 
     Args:
         parser: Parser of the command line.
-        example: What the help shows, KEY=VALUE.
+        example: Example for the help, KEY=VALUE.
     """
     parser.add_argument(
         '--cfg-options',
@@ -35,20 +35,20 @@ def load_config(
     launcher: str = 'none',
     cfg_options: dict | None = None,
 ) -> Config:
-    """Read a config file and apply what every tool can override.
+    """Read a config file and apply the options that every tool has.
 
     Args:
         config: Path of the config file.
-        work_dir: Where logs and checkpoints go. Defaults to the config's own, else to
+        work_dir: Folder for logs and checkpoints. Defaults to the config's ``work_dir``, else to
             ``work_dirs/`` and the config's name.
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
-        cfg_options: Values by dotted key, as from :func:`add_config_options`.
+        cfg_options: Values by dotted key, as :func:`add_config_options` parses them.
 
     Returns:
         The config.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
     """
     if not Path(config).is_file():
         raise FileNotFoundError(f'config {config} does not exist')
@@ -70,7 +70,7 @@ def set_pretrained(cfg: Config, path: str, reader: CheckpointReader) -> None:
 
 
 def starts_from_scratch(cfg: Config) -> bool:
-    """Whether a detector or segmenter starts from neither weights nor an earlier run."""
+    """Return whether a detector or segmenter starts without weights and without an earlier run."""
     if cfg.get('default_scope') not in ('mmdet', 'mmseg'):
         return False
     pretrained = False
@@ -85,20 +85,20 @@ def set_amp(cfg: Config) -> None:
     """Train with automatic mixed precision and a dynamic loss scale."""
     kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise ValueError(f'amp takes the place of an OptimWrapper, got a config with {kind}')
+        raise ValueError(f'amp replaces an OptimWrapper, got a config with {kind}')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.loss_scale = 'dynamic'
 
 
 def set_auto_scale_lr(cfg: Config) -> None:
-    """Scale the learning rate with the batch size that the run really has."""
+    """Scale the learning rate with the run's actual batch size."""
     if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
         raise ValueError('auto_scale_lr needs auto_scale_lr.base_batch_size in the config')
     cfg.auto_scale_lr.enable = True
 
 
 def set_tensorboard(cfg: Config) -> None:
-    """Let the visualiser, and with it the log, write for TensorBoard beside what it writes to."""
+    """Add TensorBoard to the visualizer's backends, which the log writes to."""
     if find_spec('tensorboard') is None:
         raise ValueError('tensorboard needs the package of that name: pip install tensorboard')
     if 'visualizer' not in cfg:
@@ -108,15 +108,13 @@ def set_tensorboard(cfg: Config) -> None:
 
 
 def set_resume(cfg: Config, resume: str | None, reader: CheckpointReader) -> None:
-    """Go on from a checkpoint, or from the latest in the work directory (``auto``).
-
-    Without ``resume``, a work directory that holds checkpoints is refused, since the new run
-    would write over them.
+    """Resume from a checkpoint, or from the latest one in the work directory (``auto``).
 
     Raises:
         FileNotFoundError: If ``resume`` does not exist.
-        CheckpointError: If the checkpoint is damaged, holds code, or is no training run's.
-        FileExistsError: If the work directory holds checkpoints.
+        CheckpointError: If the checkpoint is damaged, holds code, or is not of a training run.
+        FileExistsError: If the work directory holds checkpoints, which a new run would overwrite,
+            and ``resume`` is None.
     """
     if resume is None and cfg.get('resume'):
         resume = cfg.get('load_from') or 'auto'
@@ -125,7 +123,7 @@ def set_resume(cfg: Config, resume: str | None, reader: CheckpointReader) -> Non
         if earlier:
             raise FileExistsError(
                 f'work_dir {cfg.work_dir} holds checkpoints of an earlier run ({earlier[0].name}): '
-                'add --resume to go on with it, or choose another --work-dir'
+                'add --resume to continue it, or choose another --work-dir'
             )
         return
     if resume != 'auto' and not Path(resume).exists():
@@ -137,7 +135,7 @@ def set_resume(cfg: Config, resume: str | None, reader: CheckpointReader) -> Non
     cfg.load_from = str(path)
     if path.is_dir():
         if 'strategy' in cfg:
-            return  # shards, as some strategies write them
+            return  # shards, which some strategies write
         raise CheckpointError(f'resume must be a file, but {path} is a folder')
     try:
         checkpoint = reader.read(path)
@@ -158,7 +156,7 @@ def set_resume(cfg: Config, resume: str | None, reader: CheckpointReader) -> Non
             f'{advice}'
         )
     if cfg.get('randomness', {}).get('seed') is None:
-        # The seed, which mmengine drew then, orders the data.
+        # mmengine drew this seed at the start; it determines the order of the data.
         cfg.merge_from_dict({'randomness.seed': checkpoint['meta'].get('seed')})
 
 
@@ -207,21 +205,24 @@ def fill_in_engine(cfg: Config) -> str:
 
 
 def set_visualization(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
-    """Draw predictions while testing, in a window or into a folder.
+    """Draw predictions during a test, in windows or into a folder.
 
     Args:
         cfg: Config whose ``default_hooks.visualization`` is the hook of its toolbox.
         show: Whether to open windows.
         show_dir: Folder for the pictures, or None.
-        wait_time: How long a window stays, in seconds.
+        wait_time: Time that a window stays open, in seconds.
+
+    Raises:
+        ValueError: If the config has no ``default_hooks.visualization``.
     """
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
         raise ValueError('show and show_dir need default_hooks.visualization in the config')
     hook.update(show=show, wait_time=wait_time)
     folder = str(Path(show_dir).absolute()) if show_dir else None
-    # The toolboxes agree neither on the switch, nor on how many images are drawn without being
-    # asked, nor on where the folder goes.
+    # The toolboxes' hooks differ in the switch, in the default interval, and in where the folder is
+    # set.
     if cfg.default_scope == 'mmdet':
         hook.update(draw=True, test_out_dir=folder)
     elif cfg.default_scope == 'mmseg':
@@ -233,7 +234,7 @@ def set_visualization(cfg: Config, show: bool, show_dir: str | None, wait_time: 
 
 
 def check_operators(cfg: Config) -> None:
-    """Raise a ValueError where a detector would fail on a GPU for want of mmcv's CUDA operators."""
+    """Raise a ValueError if a detector would fail on a GPU because mmcv has no CUDA operators."""
     if cfg.get('default_scope') != 'mmdet' or not torch.cuda.is_available():
         return
     from mmcv.ops import get_compiling_cuda_version

@@ -36,17 +36,17 @@ def train(
 ) -> Runner:
     """Train the model of a config.
 
-    SIGTERM saves a checkpoint and ends the process; ``resume`` goes on from there.
+    SIGTERM saves a checkpoint and ends the process; ``resume`` continues from there.
 
     Args:
         config: Path of the config file of a detector, segmenter or classifier.
-        work_dir: Where logs and checkpoints go. Defaults to the config's own, else to
+        work_dir: Folder for logs and checkpoints. Defaults to the config's ``work_dir``, else to
             ``work_dirs/`` and the config's name.
-        pretrained: Checkpoint for the backbone, a file or an http(s) address.
+        pretrained: Checkpoint with weights for the backbone, a file or an http(s) address.
         amp: Whether to train with automatic mixed precision.
         auto_scale_lr: Whether to scale the learning rate with the batch size.
         resume: ``auto`` for the latest checkpoint in ``work_dir``, or a checkpoint's path.
-        tensorboard: Whether to log for TensorBoard too, into ``work_dir``.
+        tensorboard: Whether to log for TensorBoard, too, into ``work_dir``.
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
         cfg_options: Values by dotted key that override the config's.
         trust: Whether to execute code that a checkpoint may hold.
@@ -55,8 +55,8 @@ def train(
         The runner, after training.
 
     Raises:
-        ValueError: If an option does not fit the config or the machine, the annotations do not
-            have the classes, or an image or segmentation map cannot be read.
+        ValueError: If an option does not fit the config or the machine, the annotations lack
+            classes of the config, or an image or segmentation map cannot be read.
         CheckpointError: If ``pretrained`` or ``resume`` is damaged, holds code or does not fit.
         FileNotFoundError: If ``pretrained``, ``resume`` or a part of the data does not exist.
         FileExistsError: If ``work_dir`` holds checkpoints and ``resume`` is not given.
@@ -80,15 +80,15 @@ def train(
         runner = build_runner(cfg)
         load_from = cfg.get('load_from')
         if load_from and isinstance(runner.model, nn.Module) and not Path(load_from).is_dir():
-            # Heads may differ on purpose, where other classes are learned.
+            # A run that starts from weights may have other classes, and so other heads.
             part = '' if cfg.resume else 'backbone.'
             check_weights(runner.model, reader.read(load_from), load_from, config, part)
         if filled_in:
             runner.logger.info(filled_in)
         if starts_from_scratch(cfg):
             runner.logger.warning(
-                'The backbone trains from scratch: give it weights with --pretrained PATH, or go '
-                'on with an earlier run with --resume.'
+                'The backbone trains from scratch: give it weights with --pretrained PATH, or '
+                'continue an earlier run with --resume.'
             )
         runner.train()
     runner.logger.info(summarize(runner))

@@ -1,10 +1,13 @@
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-# A classifier that trains in seconds: SecViT with one block a stage on noise, whose losses depend
-# on the order of the data, on augmentation and on stochastic depth.
+from mmsecvit.checkpoints import read_checkpoint
+
+# A classifier that trains in seconds: SecViT with one block per stage, on noise. Its losses depend
+# the order of the data, on augmentation and on stochastic depth.
 JOB = """
 import atexit
 import os
@@ -73,7 +76,7 @@ class Score(BaseMetric):
 
 @HOOKS.register_module(force=True)
 class LossHook(Hook):
-    '''Writes losses into a file a process; mmengine has a log for each second that a run begins.'''
+    '''Write the losses of each process into one file; mmengine starts a new log for each run.'''
 
     priority = 'HIGH'
 
@@ -84,7 +87,7 @@ class LossHook(Hook):
 
 @HOOKS.register_module(force=True)
 class SignalHook(Hook):
-    '''Sends a signal to this process; or has it sent to its group, or by torchrun to all.'''
+    '''Send a signal to this process, to its group, or by torchrun to all processes.'''
 
     priority = 'LOW'
 
@@ -108,7 +111,7 @@ class SignalHook(Hook):
 
 @HOOKS.register_module(force=True)
 class DyingHook(Hook):
-    '''Kills the second process of a job that torchrun has not restarted yet.'''
+    '''Kill the second process of a job that torchrun has not restarted yet.'''
 
     priority = 'LOW'
 
@@ -123,7 +126,7 @@ class DyingHook(Hook):
 
 @HOOKS.register_module(force=True)
 class FullDiskHook(Hook):
-    '''Lets no file grow beyond 300,000 bytes from a checkpoint on; the attempt may be deadly.'''
+    '''Allow no file of over 300,000 bytes from a checkpoint on; the attempt may end the process.'''
 
     def __init__(self, step, deadly=False):
         self.step = step
@@ -148,7 +151,7 @@ loader = dict(
 )
 train_dataloader = val_dataloader = test_dataloader = loader
 val_evaluator = test_evaluator = dict(type='Score')
-train_cfg = dict(by_epoch=True, max_epochs=3)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=3)
 val_cfg = test_cfg = dict()
 optim_wrapper = dict(optimizer=dict(type='AdamW', lr=1e-2))
 param_scheduler = dict(type='CosineAnnealingLR', by_epoch=False, T_max=12)
@@ -158,6 +161,13 @@ default_hooks = dict(
 )
 randomness = dict(seed=0)
 """
+# What tools/train.py puts in place of mmengine's defaults there.
+FILLED_IN = {
+    'default_hooks.checkpoint.type': 'AtomicCheckpointHook',
+    'default_hooks.sampler_seed': dict(type='StepSeedHook'),
+    'default_hooks.interruption': dict(type='InterruptionHook'),
+    'train_cfg.type': 'ResumableEpochLoop',
+}
 ITERATIONS = """
 _base_ = './epochs.py'
 train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=12, val_interval=4)
@@ -169,7 +179,7 @@ log_processor = dict(by_epoch=False)
 
 @pytest.fixture(scope='module')
 def jobs(tmp_path_factory) -> Path:
-    """Folder of two configs of twelve training steps: ``epochs.py`` and ``iterations.py``."""
+    """Return a folder with two configs of twelve training steps: ``epochs``, ``iterations``."""
     folder = tmp_path_factory.mktemp('jobs')
     (folder / 'noise_job.py').write_text(JOB)
     (folder / 'epochs.py').write_text(CONFIG)
@@ -177,13 +187,24 @@ def jobs(tmp_path_factory) -> Path:
     patch = pytest.MonkeyPatch()
     patch.syspath_prepend(folder)
     patch.setenv('PYTHONPATH', str(folder), prepend=':')
-    # Other tests are to find no scope, as before.
+    # Afterwards, other tests find the scope that was there before.
     with DefaultScope.overwrite_default_scope('mmengine'):
         yield folder
     patch.undo()
 
 
 def read_losses(work_dir: Path, rank: int = 0) -> dict[int, float]:
-    """Losses of a process by step; where a resumed run repeats steps, the last counts."""
+    """Return the losses of a process by step; of a repeated step, the last."""
     lines = (work_dir / f'losses_{rank}.txt').read_text().splitlines()
     return {int(step): float(loss) for step, loss in map(str.split, lines)}
+
+
+def assert_dumped_config_is_the_users(work_dir: Path, config: Path, changes: dict) -> None:
+    """Assert that a run wrote its config as the user has it, except for ``changes`` by key."""
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict({'work_dir': str(work_dir), **changes})
+    dumped = work_dir / config.name
+    assert Config.fromfile(dumped).to_dict() == cfg.to_dict()
+    # Checkpoints hold the same text.
+    for checkpoint in work_dir.glob('*.pth'):
+        assert read_checkpoint(checkpoint)['meta']['cfg'] == dumped.read_text()

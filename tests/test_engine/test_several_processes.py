@@ -1,4 +1,4 @@
-"""Checkpoints of two processes are those of one on the joined batch, and outlive one of them."""
+"""Two processes train as one on the joined batch, and survive the death of one of them."""
 
 import os
 import subprocess
@@ -11,11 +11,11 @@ import torch
 from mmsecvit import apis
 from mmsecvit.checkpoints import read_checkpoint, read_state_dict
 
-from .conftest import read_losses
+from .conftest import FILLED_IN, assert_dumped_config_is_the_users, read_losses
 
 TRAIN = Path(__file__).parents[2] / 'tools' / 'train.py'
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason='is about machines without a GPU')
-# Nothing in it depends on which process an image goes to.
+# Nothing here depends on the process that an image goes to.
 STEADY = """
 _base_ = './epochs.py'
 model = dict(drop_path_rate=0.0, norm_eval=True)
@@ -74,9 +74,9 @@ def configs(jobs):
 
 
 def train_in_two_processes(config, work_dir, signalled=False):
-    """Train under torchrun, which starts both processes anew once if one dies.
+    """Train under torchrun, which starts both processes again, once, if one dies.
 
-    Where it is ``signalled``, SIGTERM has ended it.
+    If it is ``signalled``, SIGTERM has to end it.
     """
     torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
     done = subprocess.run(
@@ -91,7 +91,7 @@ def train_in_two_processes(config, work_dir, signalled=False):
 
 
 def train_alone(config, work_dir, batch_size, **options):
-    """Train in one process, on what is a batch of several."""
+    """Train in one process, on batches as large as those of several processes together."""
     options['train_dataloader.batch_size'] = batch_size
     apis.train(config, work_dir=str(work_dir), cfg_options=options)
     return work_dir / 'epoch_3.pth'
@@ -111,7 +111,15 @@ def test_fsdp_trains_saves_and_resumes_as_one_process_trains(tmp_path, jobs):
     means = {step: (loss + losses[1][step]) / 2 for step, loss in losses[0].items()}
     assert means == pytest.approx(read_losses(alone), rel=1e-5)
     assert_same_weights(read_state_dict(sharded / 'epoch_3.pth'), read_state_dict(last))
-    # The config that was trained with; testing has no use for shards.
+    strategy = {'strategy.type': 'ResumableFSDPStrategy', 'launcher': 'pytorch'}
+    imports = ['mmsecvit', 'noise_job', 'mmsecvit.engine.strategies']
+    resumed = dict(resume=True, load_from=str(sharded / 'epoch_2.pth'))
+    assert_dumped_config_is_the_users(
+        sharded,
+        jobs / 'fsdp.py',
+        FILLED_IN | strategy | resumed | {'custom_imports.imports': imports},
+    )
+    # A test with the config of the training: testing has no use for shards.
     found, expected = (
         apis.test(config, str(checkpoint), work_dir=str(tmp_path / 'test'))
         for config, checkpoint in (
@@ -127,7 +135,7 @@ def test_averages_and_accumulated_gradients_are_those_of_one_process(tmp_path, j
     together = tmp_path / 'together'
     monkeypatch.setenv('THREADS', str(tmp_path / 'threads.txt'))
     train_in_two_processes(jobs / 'averaging.py', together)
-    # A thread of gloo's that is there in the end may abort its process.
+    # A thread of gloo that is there at the end may abort its process.
     threads = (tmp_path / 'threads.txt').read_text()
     assert threads
     assert 'gloo' not in threads
@@ -137,13 +145,13 @@ def test_averages_and_accumulated_gradients_are_those_of_one_process(tmp_path, j
     expected = read_checkpoint(last)
     assert_same_weights(found['state_dict'], expected['state_dict'])
     assert_same_weights(found['ema_state_dict'], expected['ema_state_dict'])
-    # mmengine keeps the averages under `state_dict`, and what is trained under the other name.
+    # mmengine keeps the averages under `state_dict`, and the trained weights under the other name.
     trained = {
         key.removeprefix('module.'): weight
         for key, weight in found['ema_state_dict'].items()
         if key != 'steps'
     }
-    # One step on 12 images is two accumulated ones of 3 in each of two processes.
+    # One step on 12 images is two accumulated steps on 3 images in each of two processes.
     whole = train_alone(jobs / 'steady.py', tmp_path / 'whole', batch_size=12)
     assert_same_weights(trained, read_state_dict(whole))
 
@@ -154,19 +162,21 @@ def test_torchrun_restarts_a_job_of_which_one_process_died(tmp_path, jobs):
     for rank in range(2):
         losses = (tmp_path / f'losses_{rank}.txt').read_text().splitlines()
         steps = [int(line.split()[0]) for line in losses]
-        # Killed after step 11, gone on with from the checkpoint of step 6.
+        # Killed after step 11, resumed from the checkpoint of step 6.
         assert steps == [*range(1, 12), *range(7, 13)]
-        # Steps that were repeated have the losses that they had before, bit by bit.
+        # Repeated steps have the same losses as before, bit by bit.
         assert losses[11:16] == losses[6:11]
     assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'epoch_4.pth')
     assert read_checkpoint(tmp_path / 'epoch_4.pth')['meta']['iter'] == 12
+    resumed = dict(launcher='pytorch', resume=True, load_from=str(tmp_path / 'epoch_2.pth'))
+    assert_dumped_config_is_the_users(tmp_path, jobs / 'dying.py', FILLED_IN | resumed)
 
 
 @pytest.mark.slow
 def test_sigterm_to_torchrun_loses_nothing(tmp_path, jobs):
     stopped, whole = tmp_path / 'stopped', tmp_path / 'whole'
     train_in_two_processes(jobs / 'stopped.py', stopped, signalled=True)
-    # After step 7; the processes agree on it when the epoch's validation ends.
+    # The signal comes after step 7; the processes agree at the end of the epoch's validation.
     assert (stopped / 'last_checkpoint').read_text() == str(stopped / 'interrupted.pth')
     assert read_checkpoint(stopped / 'interrupted.pth')['meta']['iter'] == 9
     for work_dir in (stopped, whole):

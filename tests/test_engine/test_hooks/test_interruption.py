@@ -1,3 +1,4 @@
+import multiprocessing
 import signal
 import subprocess
 import sys
@@ -6,11 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
 
 from mmsecvit import apis
 from mmsecvit.checkpoints import CheckpointError, read_checkpoint, read_state_dict
 
-from ..conftest import read_losses
+from ..conftest import FILLED_IN, assert_dumped_config_is_the_users, read_losses
 
 TRAIN = Path(__file__).parents[3] / 'tools' / 'train.py'
 SIGTERM, SIGKILL, SIGXFSZ = map(int, (signal.SIGTERM, signal.SIGKILL, signal.SIGXFSZ))
@@ -120,6 +123,63 @@ def test_a_killed_process_is_gone_on_with(tmp_path, jobs, hook, exit_code, last)
     apis.train(config, work_dir=str(work_dirs[0]), resume='auto', cfg_options=workers)
     apis.train(config, work_dir=str(work_dirs[1]), cfg_options=workers)
     assert read_losses(work_dirs[0]) == read_losses(work_dirs[1])
+
+
+@HOOKS.register_module(force=True)
+class ForkingHook(Hook):
+    """Ask a forked process, after the first step, what SIGTERM does to it."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter == 0:
+            # Leaving the block terminates the process.
+            with multiprocessing.get_context('fork').Pool(1) as pool:
+                runner.in_child = pool.apply(signal.getsignal, (signal.SIGTERM,))
+            runner.in_parent = signal.getsignal(signal.SIGTERM)
+
+
+def test_sigterm_ends_forked_processes_as_usual(tmp_path, jobs):
+    options = {'custom_hooks': [dict(type='ForkingHook')], 'train_cfg.max_epochs': 1}
+    runner = apis.train(jobs / 'epochs.py', work_dir=str(tmp_path), cfg_options=options)
+    assert runner.in_child == signal.SIG_DFL
+    assert runner.in_parent != signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@HOOKS.register_module(force=True)
+class FailingHook(Hook):
+    """Raise an error after the first step."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        raise RuntimeError('failed')
+
+
+def test_an_error_restores_what_sigterm_did_before(tmp_path, jobs):
+    def handler(signum, frame):
+        pass
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        options = {'custom_hooks': [dict(type='FailingHook')]}
+        with pytest.raises(RuntimeError, match='failed'):
+            apis.train(jobs / 'epochs.py', work_dir=str(tmp_path), cfg_options=options)
+        assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='is about machines without a GPU')
+def test_a_run_on_a_cpu_dumps_the_config_as_it_is(tmp_path, jobs):
+    config = jobs / 'synchronized.py'
+    config.write_text(
+        "_base_ = './epochs.py'\nmodel = dict(norm_cfg=dict(type='SyncBN'))\n"
+        "visualizer = dict(type='Visualizer', name='visualizer')\n"
+        "env_cfg = dict(dist_cfg=dict(backend='nccl'))\n"
+    )
+    options = {'train_cfg.max_epochs': 1}
+    apis.train(config, work_dir=str(tmp_path), cfg_options=options)
+    assert_dumped_config_is_the_users(tmp_path, config, FILLED_IN | options | dict(launcher='none'))
+    (log,) = tmp_path.glob('*/*.log')
+    assert "default_hooks.interruption.type='InterruptionHook'" in log.read_text()
 
 
 @pytest.fixture(scope='module')
