@@ -10,10 +10,14 @@ This module imports torch and mmengine only; what needs more imports it inside t
 import atexit
 import gc
 import inspect
+import multiprocessing
+import signal
 from importlib import import_module
 from typing import Any
 
+import torch
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop
 from torch import distributed, nn
@@ -83,6 +87,33 @@ def restart_workers(loop: IterBasedTrainLoop) -> None:
     if iterator._iterator is not None and loop.dataloader.num_workers:
         loop.dataloader._iterator = None  # kept there if workers are persistent
         loop.dataloader_iterator = type(iterator)(loop.dataloader)
+
+
+def kill_children() -> None:
+    """Kill this process's children, as the workers of its data loaders, without an error.
+
+    torch (``torch.utils.data._utils.signal_handling``) handles SIGCHLD: where a worker was killed,
+    it raises an error at any later line of the main thread. This function takes the handler away
+    meanwhile. Remove when a data loader has a method to end its workers at once.
+    """
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for child in multiprocessing.active_children():
+        child.kill()
+        child.join()
+    signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
+
+
+def seed_torch(seed: int) -> None:
+    """Seed torch's random numbers on all devices.
+
+    torch <= 2.11: ``torch.manual_seed`` also queues the seed for CUDA, with the formatted call
+    stack, where there is no GPU, which takes over a millisecond. On a CPU, this function seeds the
+    CPU's generator only. Remove when ``torch.manual_seed`` takes microseconds.
+    """
+    if get_device() == 'cpu':
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 def own_visualizer(parts: dict) -> dict:

@@ -18,7 +18,7 @@ from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ...compat import restart_workers
+from ...compat import kill_children, restart_workers
 from ..loops import ResumableEpochLoop
 from .checkpoint import ATOMIC, LAST_CHECKPOINT, AtomicBackend
 
@@ -140,7 +140,7 @@ class InterruptionHook(Hook):
         else:
             message = f'Stopped by SIGTERM and saved {self._save(runner)}; resume with --resume.'
         runner.logger.info(message)
-        _end_workers()
+        kill_children()
         raise SystemExit(EXIT_CODE)
 
     def _save(self, runner: Runner) -> Path:
@@ -186,12 +186,3 @@ def _obey(parent: BaseProcess) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid and parent.is_alive():
         pass
     os._exit(0)
-
-
-def _end_workers() -> None:
-    """Kill the data loaders' workers, which may be in the middle of something."""
-    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise an error
-    for worker in multiprocessing.active_children():
-        worker.kill()
-        worker.join()
-    signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)

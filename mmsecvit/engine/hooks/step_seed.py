@@ -3,12 +3,12 @@
 import random
 
 import numpy as np
-import torch
-from mmengine.device import get_device
 from mmengine.dist import get_rank
 from mmengine.hooks import DistSamplerSeedHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+
+from ...compat import seed_torch
 
 DATA, STEP = 0, 1  # the two uses of random numbers in a training step
 
@@ -61,8 +61,4 @@ class StepSeedHook(DistSamplerSeedHook):
         seed = int(sequence.generate_state(1)[0])
         random.seed(seed)
         np.random.seed(seed)
-        if get_device() == 'cpu':
-            # torch.manual_seed also seeds CUDA, which formats the call stack where there is no GPU.
-            torch.default_generator.manual_seed(seed)
-        else:
-            torch.manual_seed(seed)
+        seed_torch(seed)
