@@ -1,4 +1,4 @@
-"""Backbones: architectures as data, stages made of layers."""
+"""SecViT, SEC-Swin and SEC-FasterViT: architectures as data, stages made of layers."""
 
 from .sec_fastervit import SECFasterViT
 from .sec_swin import SECSwin

@@ -1,4 +1,4 @@
-"""What the backbones share: the pyramid, loading weights, freezing."""
+"""What the three backbones share: the pyramid, loading weights, freezing, layer depths."""
 
 from collections.abc import Sequence
 from numbers import Integral, Real
@@ -14,30 +14,37 @@ from ..checkpoints import load_backbone_weights
 
 
 class PyramidBackbone(BaseModule):
-    """Four stages, each entered through a stem or a down-sampling.
+    """Four stages; a stem comes before the first, a down-sampling before each of the others.
 
-    A subclass builds ``stem``, ``downsamples``, ``stages`` (a list of blocks each) and
-    ``out_norms`` for :attr:`num_stages` stages and then calls :meth:`_freeze`; where it has other
-    names, it overrides the methods that look them up.
+    A subclass builds ``stem``, ``downsamples``, ``stages`` (a list of blocks for each stage) and
+    ``out_norms`` for the first :attr:`num_stages` stages, and then calls :meth:`_freeze`. A
+    subclass with other names overrides :meth:`downsample`, :meth:`blocks`, :meth:`out_norm` and
+    :meth:`optional_weights`.
 
     Args:
-        out_indices: Stages whose maps are returned; later stages are not built.
-        frozen_stages: What is not trained: -1 nothing, 0 the stem, i the stem and the first i
-            stages with all that their maps depend on.
+        embed_dims: Channels of the four stages.
+        depths: Blocks of the four stages.
+        out_indices: Stages whose maps are returned. Later stages are not built.
+        frozen_stages: Which parts are not trained: -1 none, 0 the stem, i the stem and the first
+            i stages with everything that their maps depend on.
         norm_eval: Whether batch norms keep their running statistics in training.
-        with_cp: Whether blocks are recomputed in the backward pass.
-        init_cfg: Config of the initialisation, as in the subclasses.
+        with_cp: Whether to recompute blocks in the backward pass.
+        in_channels: Channels of the images.
+        init_cfg: Config of the initialization, as in the subclasses.
 
     Raises:
-        ValueError: If ``out_indices`` or ``frozen_stages`` is not among the above.
+        ValueError: If ``out_indices``, ``frozen_stages`` or ``in_channels`` is not among the above.
     """
 
     def __init__(
         self,
+        embed_dims: Sequence[int],
+        depths: Sequence[int],
         out_indices: Sequence[int],
         frozen_stages: int,
         norm_eval: bool,
         with_cp: bool,
+        in_channels: int,
         init_cfg: dict | list[dict] | None,
     ) -> None:
         super().__init__(init_cfg or dict(type='TruncNormal', layer='Linear', std=0.02))
@@ -46,31 +53,37 @@ class PyramidBackbone(BaseModule):
             raise ValueError(f'out_indices must be rising stages among 0 to 3, got {out_indices}')
         if frozen_stages not in range(-1, 5):
             raise ValueError(f'frozen_stages must be from -1 to 4, got {frozen_stages}')
+        if not isinstance(in_channels, int) or in_channels < 1:
+            raise ValueError(f'in_channels must be an integer of at least 1, got {in_channels!r}')
         self.out_indices = tuple(out_indices)
         self.num_stages = max(out_indices) + 1
+        self.depths = list(depths[: self.num_stages])
+        #: Channels of each stage that is built, as in mmpretrain's Swin.
+        self.num_features = list(embed_dims[: self.num_stages])
+        self.in_channels = in_channels
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
 
-    def entry(self, i: int) -> nn.Module:
-        """What leads to stage ``i``: a module from and to maps, (B, C, H, W)."""
+    def downsample(self, i: int) -> nn.Module:
+        """Return the layer before stage ``i``, the stem for the first; it takes (B, C, H, W)."""
         return self.stem if i == 0 else self.downsamples[i - 1]
 
     def blocks(self, i: int) -> nn.ModuleList:
-        """The blocks of stage ``i``, from and to tokens on their grid, (B, H, W, C)."""
+        """Return the blocks of stage ``i``. Each maps (B, H, W, C) to (B, H, W, C)."""
         return self.stages[i]
 
     def out_norm(self, i: int) -> nn.Module:
-        """What normalises the returned map of stage ``i``, with channels last."""
+        """Return the norm of the map that stage ``i`` returns. It takes (B, H, W, C)."""
         return self.out_norms[str(i)] if str(i) in self.out_norms else nn.Identity()
 
     def block_inputs(self, i: int, x: Tensor) -> tuple:
-        """What each block of stage ``i`` is given beside the tokens ``x``."""
+        """Return what the blocks of stage ``i`` take in addition to tokens like ``x``."""
         return ()
 
     def optional_weights(self) -> tuple[str, ...]:
-        """Beginnings of the keys that may be missing in this backbone or in a checkpoint."""
-        # Pretraining has no output norms, and stages behind out_indices are not built.
+        """Return beginnings of keys that a checkpoint or this backbone may lack."""
+        # Pretraining has no output norms, and stages after the last of out_indices are not built.
         not_built = range(self.num_stages, 4)
         return (
             'out_norms.',
@@ -79,11 +92,11 @@ class PyramidBackbone(BaseModule):
         )
 
     def advise(self, weights: dict[str, Tensor]) -> str:
-        """Say which arguments make this the backbone of other weights; empty if unknown."""
+        """Return which arguments to change to load ``weights``, or '' if unknown."""
         return ''
 
     def init_weights(self) -> None:
-        """Initialise the weights, or load them if ``init_cfg`` is of type ``Pretrained``."""
+        """Initialize the weights, or load them if ``init_cfg`` is of the type ``Pretrained``."""
         init_cfgs = [self.init_cfg] if isinstance(self.init_cfg, dict) else self.init_cfg
         pretrained = [cfg for cfg in init_cfgs if cfg['type'] == 'Pretrained']
         if pretrained:
@@ -97,10 +110,10 @@ class PyramidBackbone(BaseModule):
             super().init_weights()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute the pyramid.
+        """Compute the maps of the stages.
 
         Args:
-            x: Images, (B, 3, H, W), floating, H and W at least 32 and otherwise any.
+            x: Images, (B, in_channels, H, W), floating, with H and W at least 32.
 
         Returns:
             A map (B, C_i, ceil(H / 2^(i + 2)), ceil(W / 2^(i + 2))) for each of
@@ -109,17 +122,23 @@ class PyramidBackbone(BaseModule):
         Raises:
             ValueError: If ``x`` has another shape or is not floating.
         """
-        if x.dim() != 4 or x.shape[1] != 3 or min(x.shape[2:]) < 32 or not x.is_floating_point():
+        channels = self.in_channels
+        if (
+            x.dim() != 4
+            or x.shape[1] != channels
+            or min(x.shape[2:]) < 32
+            or not x.is_floating_point()
+        ):
             raise ValueError(
-                'x must be floating images of the shape (B, 3, H, W) with H and W at least 32, '
-                f'got {x.dtype} of the shape {tuple(x.shape)}'
+                f'x must be floating images of the shape (B, {channels}, H, W) with H and W at '
+                f'least 32, got {x.dtype} of the shape {tuple(x.shape)}'
             )
-        # Channels lie last throughout: then linear layers, layer norms and the gathering of
-        # tokens need no transposes.
+        # Channels are last in memory throughout: linear layers, layer norms and the gathering of
+        # tokens then need no transposes.
         x = x.contiguous(memory_format=torch.channels_last)
         outs = []
         for i in range(self.num_stages):
-            x = self._forward_stage(i, self.entry(i)(x).permute(0, 2, 3, 1))
+            x = self._forward_stage(i, self.downsample(i)(x).permute(0, 2, 3, 1))
             if i in self.out_indices:
                 outs.append(self.out_norm(i)(x).permute(0, 3, 1, 2).contiguous())
             x = x.permute(0, 3, 1, 2)
@@ -134,8 +153,42 @@ class PyramidBackbone(BaseModule):
                 x = block(x, *inputs)
         return x
 
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Return the depth of a parameter, for learning rates that decay layer by layer.
+
+        As in mmpretrain's Swin, the stem has the depth 0, each block is one layer, a
+        down-sampling is in the layer of the block before it, and everything after the blocks,
+        heads included, is in the last layer.
+
+        Args:
+            param_name: Name of the parameter in the model.
+            prefix: Beginning of the names of this backbone's parameters in the model, such as
+                ``backbone.``. Defaults to an empty string.
+
+        Returns:
+            The depth of the parameter, from 0 to the number of layers - 1, and the number of
+            layers.
+        """
+        last = sum(self.depths) + 1
+        depths: dict[nn.Module, int] = {}
+        for i in range(self.num_stages):
+            before = sum(self.depths[:i])
+            depths[self.downsample(i)] = before
+            depths |= {block: before + j for j, block in enumerate(self.blocks(i), start=1)}
+        for name, module in self.named_modules():
+            if module in depths and param_name.startswith(f'{prefix}{name}.'):
+                return depths[module], last + 1
+        return last, last + 1
+
     def train(self, mode: bool = True) -> 'PyramidBackbone':
-        """Set the mode, but keep what is frozen, and with ``norm_eval`` batch norms, in eval."""
+        """Set the mode, except that frozen parts, and with ``norm_eval`` batch norms, stay in eval.
+
+        Args:
+            mode: Whether to train or to evaluate.
+
+        Returns:
+            This module.
+        """
         super().train(mode)
         self._freeze()
         if mode and self.norm_eval:
@@ -147,24 +200,24 @@ class PyramidBackbone(BaseModule):
     def _freeze(self) -> None:
         frozen: list[nn.Module] = []
         if self.frozen_stages >= 0:
-            frozen.append(self.entry(0))
+            frozen.append(self.downsample(0))
         for i in range(min(self.frozen_stages, self.num_stages)):
-            frozen += [self.entry(i), self.blocks(i), self.out_norm(i)]
+            frozen += [self.downsample(i), self.blocks(i), self.out_norm(i)]
         for module in frozen:
             module.eval()
             module.requires_grad_(False)
 
 
 def find_arch(arch: str | int, architectures: dict[str, dict], alternative: str = '') -> dict:
-    """Look an architecture up by its name or the first letter of its name.
+    """Look up an architecture by its name or the first letter of its name.
 
     Args:
-        arch: The name. On a command line ``0`` is a number.
+        arch: The name. On a command line, ``0`` is a number.
         architectures: Architectures by name.
         alternative: What else the caller takes, for the error.
 
     Raises:
-        ValueError: If there is none of that name.
+        ValueError: If there is no such name.
     """
     short_names = {name[0]: name for name in architectures}
     name = str(arch).lower()
@@ -186,7 +239,7 @@ def check_counts(name: str, counts: Sequence[int]) -> None:
 
 
 def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
-    """Rates of stochastic depth for each block of each stage, rising linearly from 0 to ``rate``.
+    """Return the drop rate of each block of each stage, which rises linearly from 0 to ``rate``.
 
     Raises:
         ValueError: If ``rate`` is not in [0, 1).

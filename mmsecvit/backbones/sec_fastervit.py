@@ -12,8 +12,8 @@ from ..layers import SECA, WindowAttention, WindowPosition
 from .base import PyramidBackbone, drop_path_rates, find_arch
 from .secvit import SecViTBlock
 
-# Table 8, and the width inside the stem, which makes the table's parameters come out. The first
-# two stages are convolutional: only the last two have heads.
+# Table 8. `stem_dims`, the channels inside the stem, are those that give the table's number of
+# parameters. The first two stages are convolutional and have no heads.
 ARCHITECTURES = {
     '0': dict(
         stem_dims=64,
@@ -40,7 +40,7 @@ class ConvBlock(BaseModule):
     Args:
         channels: Number of channels.
         drop_path_rate: Probability to drop the residual branch of a sample in training.
-        norm_cfg: Config of the normalisation after each convolution.
+        norm_cfg: Config of the normalization after each convolution.
     """
 
     def __init__(self, channels: int, drop_path_rate: float, norm_cfg: dict) -> None:
@@ -59,7 +59,7 @@ class ConvBlock(BaseModule):
 
 
 class WindowBlock(SecViTBlock):
-    """FasterViT's own block: windows, and positions in them from small networks.
+    """FasterViT's own block: attention inside windows, positions from small networks.
 
     Args:
         embed_dims: Number of channels.
@@ -80,14 +80,14 @@ class WindowBlock(SecViTBlock):
 
 
 class _MapNorm(nn.LayerNorm):
-    """LayerNorm over the channels of a map, (B, C, H, W)."""
+    """LayerNorm over the channels of (B, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class _ChannelsLast(nn.Sequential):
-    """A layer for maps, (B, C, H, W), on tokens on their grid, (B, H, W, C)."""
+    """Apply a layer that takes (B, C, H, W) to (B, H, W, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = super().forward(x.permute(0, 3, 1, 2))  # type: ignore[no-untyped-call]
@@ -98,26 +98,27 @@ class _ChannelsLast(nn.Sequential):
 class SECFasterViT(PyramidBackbone):
     """FasterViT with Semantic Equitable Clustering (Table 2, Appendix A).
 
-    The first two stages are convolutional, the third attends inside semantic clusters, the last
-    keeps FasterViT's own block on windows of 7x7, which are the whole map at 224x224. There are
-    no carrier tokens.
+    The first two stages are convolutional. The third attends inside semantic clusters. The last
+    keeps FasterViT's own block with windows of 7x7, which cover the whole map of a 224x224
+    image. There are no carrier tokens.
 
     Args:
         arch: ``0`` or ``1``, Table 8. Defaults to ``0``.
         num_clusters: Clusters of the third stage. Defaults to 2.
-        drop_path_rate: Stochastic depth of the last block; it rises linearly from 0 at the
-            first. Defaults to 0.2.
-        out_indices: Stages whose maps are returned, each through a normalisation of its own;
-            later stages are not built. Defaults to (0, 1, 2, 3).
-        norm_cfg: Config of the normalisation of stem, convolutional blocks and returned maps.
+        drop_path_rate: Stochastic depth rate of the last block; it rises linearly from 0 at the
+            first block. Defaults to 0.2.
+        out_indices: Stages whose maps are returned, each through a normalization of its own.
+            Later stages are not built. Defaults to (0, 1, 2, 3).
+        norm_cfg: Config of the normalization in stem, convolutional blocks and returned maps.
             Defaults to ``dict(type='BN')``.
         frozen_stages: As in :class:`SecViT`. Defaults to -1.
         norm_eval: Whether batch norms keep their running statistics in training.
             Defaults to False.
-        with_cp: Whether blocks are recomputed in the backward pass; the batch norms of stages 1
+        with_cp: Whether to recompute blocks in the backward pass. The batch norms of stages 1
             and 2 then count each batch twice in their running statistics. Defaults to False.
         attention_backend: Backend of :func:`mmsecvit.ops.sec_attention`. Defaults to ``auto``.
-        init_cfg: Config of the initialisation, as in :class:`SecViT`. Defaults to None.
+        in_channels: Channels of the images. Defaults to 3.
+        init_cfg: Config of the initialization, as in :class:`SecViT`. Defaults to None.
 
     Raises:
         ValueError: If an argument is not among the above, naming it.
@@ -145,16 +146,19 @@ class SECFasterViT(PyramidBackbone):
         norm_eval: bool = False,
         with_cp: bool = False,
         attention_backend: str = 'auto',
+        in_channels: int = 3,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        super().__init__(out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
         settings = find_arch(arch, ARCHITECTURES)
+        dims, depths, num_heads = (settings[k] for k in ('embed_dims', 'depths', 'num_heads'))
+        super().__init__(
+            dims, depths, out_indices, frozen_stages, norm_eval, with_cp, in_channels, init_cfg
+        )
         if drop_path_rate is None:
             drop_path_rate = settings['drop_path_rate']
-        rates = drop_path_rates(drop_path_rate, settings['depths'])
+        rates = drop_path_rates(drop_path_rate, depths)
         norm_cfg = norm_cfg or dict(type='BN')
-        stem_dims, dims = settings['stem_dims'], settings['embed_dims']
-        num_heads = settings['num_heads']
+        stem_dims = settings['stem_dims']
 
         def block_of(i: int, rate: float) -> BaseModule:
             if i < 2:
@@ -165,7 +169,7 @@ class SECFasterViT(PyramidBackbone):
             return WindowBlock(dims[i], num_heads[i], FFN_RATIO * dims[i], rate)
 
         self.stem = nn.Sequential(
-            nn.Conv2d(3, stem_dims, 3, stride=2, padding=1, bias=False),
+            nn.Conv2d(in_channels, stem_dims, 3, stride=2, padding=1, bias=False),
             build_norm_layer(norm_cfg, stem_dims)[1],
             nn.ReLU(inplace=True),
             nn.Conv2d(stem_dims, dims[0], 3, stride=2, padding=1, bias=False),

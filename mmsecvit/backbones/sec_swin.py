@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..layers import SECA
 from .base import PyramidBackbone, check_counts, drop_path_rates, find_arch
 
-# Table 8; the rates of stochastic depth are Swin's own, since the paper gives none.
+# Table 8. The paper gives no rates of stochastic depth: these are Swin's.
 ARCHITECTURES = {
     'tiny': dict(
         embed_dims=(96, 192, 384, 768),
@@ -29,17 +29,19 @@ FFN_RATIO = 4
 
 
 class _PatchEmbed(PatchEmbed):
-    """Swin's patch embedding, to a map."""
+    """Swin's patch embedding, (B, in_channels, H, W) to (B, C, ceil(H / 4), ceil(W / 4))."""
 
     def forward(self, x: Tensor) -> Tensor:
         x, grid = super().forward(x)
+        # (B, H * W, C) -> (B, C, H, W)
         return x.unflatten(1, grid).permute(0, 3, 1, 2)
 
 
 class _PatchMerging(PatchMerging):
-    """Swin's patch merging, from and to a map."""
+    """Swin's patch merging, (B, C, H, W) to (B, 2C, ceil(H / 2), ceil(W / 2))."""
 
     def forward(self, x: Tensor) -> Tensor:
+        # (B, C, H, W) -> (B, H * W, C), and back
         x, grid = super().forward(x.flatten(2).transpose(1, 2), x.shape[2:])
         return x.unflatten(1, grid).permute(0, 3, 1, 2)
 
@@ -65,7 +67,7 @@ class SECSwinBlock(BaseModule):
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(embed_dims)
-        # The names are those of Swin in the toolboxes, so that its weights load.
+        # Swin has these names in the toolboxes, so that its weights load.
         self.attn = nn.ModuleDict(
             dict(w_msa=SECA(embed_dims, num_heads, num_clusters, attention_backend, lce=False))
         )
@@ -87,23 +89,23 @@ class SECSwinBlock(BaseModule):
 class SECSwin(PyramidBackbone):
     """Swin Transformer with Semantic Equitable Clustering (Table 2, Appendix A).
 
-    Nothing but the attention differs from Swin, and the weights have the toolboxes' names: a
-    checkpoint of Swin loads, but for its relative position bias.
+    Only the attention differs from Swin, and the weights have the same names as in the
+    toolboxes: a checkpoint of Swin loads, except its relative position bias.
 
     Args:
         arch: ``tiny`` or ``small`` (or ``t``, ``s``), Table 8. Defaults to ``tiny``.
         num_clusters: Clusters of the four stages. Defaults to (32, 8, 2, 1).
-        drop_path_rate: Stochastic depth of the last block; it rises linearly from 0 at the
-            first. Defaults to Swin's own, 0.2 and 0.3.
-        out_indices: Stages whose maps are returned, each through a LayerNorm of its own; later
+        drop_path_rate: Stochastic depth rate of the last block; it rises linearly from 0 at the
+            first block. Defaults to Swin's own, 0.2 and 0.3.
+        out_indices: Stages whose maps are returned, each through a LayerNorm of its own. Later
             stages are not built. Defaults to (0, 1, 2, 3).
-        frozen_stages: As in :class:`SecViT`, the stem being the patch embedding.
-            Defaults to -1.
+        frozen_stages: As in :class:`SecViT`; the stem is the patch embedding. Defaults to -1.
         norm_eval: Whether batch norms keep their running statistics in training. Swin has
             none. Defaults to False.
-        with_cp: Whether blocks are recomputed in the backward pass. Defaults to False.
+        with_cp: Whether to recompute blocks in the backward pass. Defaults to False.
         attention_backend: Backend of :func:`mmsecvit.ops.sec_attention`. Defaults to ``auto``.
-        init_cfg: Config of the initialisation, as in :class:`SecViT`; ``Pretrained`` takes
+        in_channels: Channels of the images. Defaults to 3.
+        init_cfg: Config of the initialization, as in :class:`SecViT`; ``Pretrained`` takes
             checkpoints of Swin too. Defaults to None.
 
     Raises:
@@ -131,25 +133,26 @@ class SECSwin(PyramidBackbone):
         norm_eval: bool = False,
         with_cp: bool = False,
         attention_backend: str = 'auto',
+        in_channels: int = 3,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        super().__init__(out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
         settings = find_arch(arch, ARCHITECTURES)
+        dims, depths, num_heads = (settings[k] for k in ('embed_dims', 'depths', 'num_heads'))
+        super().__init__(
+            dims, depths, out_indices, frozen_stages, norm_eval, with_cp, in_channels, init_cfg
+        )
         check_counts('num_clusters', num_clusters)
         if drop_path_rate is None:
             drop_path_rate = settings['drop_path_rate']
-        rates = drop_path_rates(drop_path_rate, settings['depths'])
-        dims = settings['embed_dims']
+        rates = drop_path_rates(drop_path_rate, depths)
 
         self.patch_embed = _PatchEmbed(
-            embed_dims=dims[0], kernel_size=4, stride=4, norm_cfg=dict(type='LN')
+            in_channels, dims[0], kernel_size=4, stride=4, norm_cfg=dict(type='LN')
         )
         self.stages = ModuleList()
         for i in range(self.num_stages):
             blocks = ModuleList(
-                SECSwinBlock(
-                    dims[i], settings['num_heads'][i], num_clusters[i], rate, attention_backend
-                )
+                SECSwinBlock(dims[i], num_heads[i], num_clusters[i], rate, attention_backend)
                 for rate in rates[i]
             )
             stage = nn.ModuleDict(dict(blocks=blocks))
@@ -160,7 +163,7 @@ class SECSwin(PyramidBackbone):
             self.add_module(f'norm{i}', nn.LayerNorm(dims[i]))
         self._freeze()
 
-    def entry(self, i: int) -> nn.Module:
+    def downsample(self, i: int) -> nn.Module:
         return self.patch_embed if i == 0 else self.stages[i - 1]['downsample']
 
     def blocks(self, i: int) -> ModuleList:

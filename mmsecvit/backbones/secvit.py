@@ -14,18 +14,16 @@ from torch import Tensor, nn
 from ..layers import (
     FFN,
     SECA,
-    CrossShapedAttention,
     DepthwiseConv2d,
-    KMeansAttention,
-    WindowAttention,
     conv_stem,
     downsampling,
     patch_stem,
     rotary_table,
 )
 from .base import PyramidBackbone, check_counts, drop_path_rates, find_arch
+from .secvit_ablations import check_ablations, other_attention
 
-# Table 8. `layer_scale`: which stages of the released network have it (the paper has none).
+# Table 8. `layer_scale` says which stages of the released network have it; the paper has none.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     'tiny': dict(
         embed_dims=(64, 128, 256, 512),
@@ -56,18 +54,11 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 ARCH_DEFAULTS = dict(ffn_ratio=3, drop_path_rate=0.0, layer_scale=(False,) * 4)
 
-# Where the paper's text and the network that its authors released differ.
+# The differences between the paper's text and the network that its authors released.
 VARIANTS = {
     'paper': dict(rotary=False, ffn_conv=False, stem_final_act=True, layer_scale=False),
     'released': dict(rotary=True, ffn_conv=True, stem_final_act=False, layer_scale=True),
 }
-
-
-# What stands in for semantic clusters in Table 6 and Figure 1. Windows have Swin's size, stripes
-# have CSWin's widths in the four stages.
-ATTENTIONS = ('sec', 'window', 'cswin', 'kmeans')
-WINDOW = 7
-STRIPES = (1, 2, 7, 7)
 
 
 class SecViTBlock(BaseModule):
@@ -75,13 +66,14 @@ class SecViTBlock(BaseModule):
 
     Args:
         embed_dims: Number of channels.
-        attn: Attention of tokens on their grid, such as :class:`mmsecvit.layers.SECA`.
+        attn: Attention that maps (B, H, W, C) to (B, H, W, C), such as
+            :class:`mmsecvit.layers.SECA`.
         feedforward_channels: Number of hidden channels of the feed-forward network.
         drop_path_rate: Probability to drop a residual branch of a sample in training.
         cpe: Whether the block begins with the convolutional position encoding.
         ffn_conv: Whether the feed-forward network has a depth-wise convolution.
-        layer_scale: Whether a learnt factor for each channel, 1e-6 at first, is on both
-            branches.
+        layer_scale: Whether both branches are multiplied by a learned factor for each channel,
+            which starts at 1e-6.
     """
 
     def __init__(
@@ -123,45 +115,46 @@ class SecViT(PyramidBackbone):
             - **embed_dims** (Sequence[int]): Channels of the four stages.
             - **depths** (Sequence[int]): Blocks of the four stages.
             - **num_heads** (Sequence[int]): Heads of the four stages.
-            - **ffn_ratio** (float): Hidden channels of the feed-forward network over channels.
-              Defaults to 3.
-            - **drop_path_rate** (float): Used where the argument is None. Defaults to 0.
+            - **ffn_ratio** (float): Ratio of the hidden channels of the feed-forward network to
+              the channels. Defaults to 3.
+            - **drop_path_rate** (float): Used if the argument is None. Defaults to 0.
             - **layer_scale** (Sequence[bool]): Which stages of the released variant have
               LayerScale. Defaults to none.
 
             Defaults to ``tiny``.
-        variant: ``paper``, the network of the paper's text, or ``released``, the one whose
-            weights the authors published and measured: rotary embedding on queries and keys, a
-            convolution in the feed-forward network, no GELU at the end of the stem, LayerScale.
-            Defaults to ``paper``.
+        variant: ``paper``, the network of the paper's text, or ``released``, the network whose
+            weights the authors published and measured. It has rotary embedding of queries and
+            keys, a convolution in the feed-forward network, no GELU at the end of the stem, and
+            LayerScale. Defaults to ``paper``.
         num_clusters: Clusters of the four stages. Defaults to (32, 8, 2, 1).
-        drop_path_rate: Stochastic depth of the last block; it rises linearly from 0 at the
-            first. Defaults to the architecture's own (Table 8).
-        out_indices: Stages whose maps are returned; later stages are not built.
+        drop_path_rate: Stochastic depth rate of the last block; it rises linearly from 0 at the
+            first block. Defaults to the architecture's own (Table 8).
+        out_indices: Stages whose maps are returned. Later stages are not built.
             Defaults to (0, 1, 2, 3).
-        norm_cfg: Config of the normalisation in stem and down-sampling.
+        norm_cfg: Config of the normalization in stem and down-sampling.
             Defaults to ``dict(type='BN')``.
-        out_norm: Whether each returned map goes through a LayerNorm of its own, for dense
-            prediction. Defaults to False.
-        frozen_stages: What is not trained: -1 nothing, 0 the stem, i the stem and the first i
-            stages with all that their maps depend on. Defaults to -1.
+        out_norm: Whether each returned map has a LayerNorm of its own, for dense prediction.
+            Defaults to False.
+        frozen_stages: Which parts are not trained: -1 none, 0 the stem, i the stem and the first
+            i stages with everything that their maps depend on. Defaults to -1.
         norm_eval: Whether batch norms keep their running statistics in training.
             Defaults to False.
-        with_cp: Whether blocks are recomputed in the backward pass, which costs time and saves
+        with_cp: Whether to recompute blocks in the backward pass, which costs time and saves
             memory. Defaults to False.
         attention_backend: Backend of :func:`mmsecvit.ops.sec_attention`. Defaults to ``auto``.
-        attention: Who attends to whom: ``sec``, semantic clusters; ``kmeans``, as many clusters
-            by k-means, made equal in size (Figure 1); ``window``, Swin's 7x7 windows; ``cswin``,
-            CSWin's cross-shaped windows with stripes of 1, 2, 7 and 7 (Table 6). The last two
-            have no clusters. Defaults to ``sec``.
+        in_channels: Channels of the images. Defaults to 3.
+        attention: How tokens are grouped for attention: ``sec``, semantic clusters; ``kmeans``,
+            as many clusters by k-means, made equal in size (Figure 1); ``window``, Swin's 7x7
+            windows; ``cswin``, CSWin's cross-shaped windows with stripes of 1, 2, 7 and 7
+            (Table 6). The last two have no clusters. Defaults to ``sec``.
         lce: Whether the attention has local context enhancement. Defaults to True.
         cpe: Whether blocks have the convolutional position encoding. Defaults to True.
         stem: ``conv``, the convolutional stem, or ``patch``, a 4x4 patch embedding with 2x2
             down-sampling between stages (Table 6, w/o Conv Stem). Defaults to ``conv``.
-        init_cfg: Config of the initialisation. ``dict(type='Pretrained', checkpoint=PATH)``
+        init_cfg: Config of the initialization. ``dict(type='Pretrained', checkpoint=PATH)``
             loads weights of this package or the authors', and refuses those that do not fit.
-            Defaults to None: linear layers from a truncated normal of std 0.02, the others as
-            torch does.
+            Defaults to None: linear layers start from a truncated normal distribution with a
+            standard deviation of 0.02, the other layers as in torch.
 
     Raises:
         ValueError: If an argument is not among the above, naming it.
@@ -191,29 +184,29 @@ class SecViT(PyramidBackbone):
         norm_eval: bool = False,
         with_cp: bool = False,
         attention_backend: str = 'auto',
+        in_channels: int = 3,
         attention: str = 'sec',
         lce: bool = True,
         cpe: bool = True,
         stem: str = 'conv',
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        super().__init__(out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
         arch = _parse_arch(arch)
+        dims, depths, num_heads = arch['embed_dims'], arch['depths'], arch['num_heads']
+        super().__init__(
+            dims, depths, out_indices, frozen_stages, norm_eval, with_cp, in_channels, init_cfg
+        )
         if variant not in [*VARIANTS]:
             raise ValueError(f'variant must be one of {", ".join(VARIANTS)}, got {variant!r}')
         features = VARIANTS[variant]
         check_counts('num_clusters', num_clusters)
-        if attention not in ATTENTIONS:
-            raise ValueError(f'attention must be one of {", ".join(ATTENTIONS)}, got {attention!r}')
-        if stem not in ('conv', 'patch'):
-            raise ValueError(f'stem must be conv or patch, got {stem!r}')
+        check_ablations(attention, stem)
         if drop_path_rate is None:
             drop_path_rate = arch['drop_path_rate']
-        rates = drop_path_rates(drop_path_rate, arch['depths'])
+        rates = drop_path_rates(drop_path_rate, depths)
         norm_cfg = norm_cfg or dict(type='BN')
 
         self.variant = variant
-        dims, num_heads = arch['embed_dims'], arch['num_heads']
         head_dims = [c // heads for c, heads in zip(dims, num_heads, strict=True)]
         if features['rotary'] and any(d % 4 for d in head_dims):
             raise ValueError(
@@ -223,17 +216,15 @@ class SecViT(PyramidBackbone):
         self.rotary_dims = head_dims if features['rotary'] else []
 
         def attention_of(i: int) -> nn.Module:
-            if attention == 'window':
-                return WindowAttention(dims[i], num_heads[i], WINDOW, lce)
-            if attention == 'cswin':
-                return CrossShapedAttention(dims[i], num_heads[i], STRIPES[i], lce)
-            clustered = {'sec': SECA, 'kmeans': KMeansAttention}[attention]
-            return clustered(dims[i], num_heads[i], num_clusters[i], attention_backend, lce)
+            settings = dims[i], num_heads[i], num_clusters[i], attention_backend, lce
+            return (
+                SECA(*settings) if attention == 'sec' else other_attention(attention, i, *settings)
+            )
 
         if stem == 'conv':
-            self.stem = conv_stem(dims[0], norm_cfg, features['stem_final_act'])
+            self.stem = conv_stem(dims[0], norm_cfg, features['stem_final_act'], in_channels)
         else:
-            self.stem = patch_stem(dims[0], norm_cfg)
+            self.stem = patch_stem(dims[0], norm_cfg, in_channels)
         self.downsamples = ModuleList(
             downsampling(dims[i], dims[i + 1], norm_cfg, kernel_size=3 if stem == 'conv' else 2)
             for i in range(self.num_stages - 1)
@@ -259,16 +250,16 @@ class SecViT(PyramidBackbone):
         self._freeze()
 
     def block_inputs(self, i: int, x: Tensor) -> tuple:
-        """The rotary table of the grid, where the variant has them."""
+        """Return the rotary table of the grid of ``x``, if the variant has rotary embedding."""
         if not self.rotary_dims:
             return ()
-        # Angles grow with the position: half precision would blur neighbouring tokens.
+        # Angles grow with the position: half precision would round neighboring tokens to one.
         dtype = torch.promote_types(x.dtype, torch.float32)
         return (rotary_table(x.shape[1], x.shape[2], self.rotary_dims[i], dtype, x.device),)
 
     def advise(self, weights: dict[str, Tensor]) -> str:
-        """Say which arguments make this the backbone of other weights, if any do."""
-        # Stages behind out_indices are not built, and tell nothing of the file's.
+        """Return which arguments to change to load ``weights``, or '' if unknown."""
+        # Stages that are not built here say nothing about the weights.
         own, given = (recognize(w, self.num_stages) for w in (self.state_dict(), weights))
         return ' and '.join(
             f"set the backbone's {name} to {value!r} (it is {own[name]!r})"
@@ -277,16 +268,17 @@ class SecViT(PyramidBackbone):
         )
 
 
-def recognize(weights: dict[str, Tensor], num_stages: int = 4) -> dict[str, str | dict]:
-    """Tell a SecViT's arguments from the names and shapes of its weights.
+def recognize(weights: dict[str, Tensor], num_stages: int = 4) -> dict[str, Any]:
+    """Derive a SecViT's arguments from the names and shapes of its weights.
 
     Args:
         weights: State dict of a SecViT.
-        num_stages: How many stages to look at.
+        num_stages: Number of stages to look at.
 
     Returns:
-        ``arch``, a name where it is one of Table 8 and else a dict without the number of heads,
-        which no shape tells; and ``variant``. An empty dict if these are no such weights.
+        ``arch``, a name if it is one of Table 8, or else a dict without ``num_heads``, which no
+        shape contains; ``variant``; and, if there is a stem, ``in_channels``. An empty dict if
+        the weights are not of a SecViT.
     """
     first_blocks = [f'stages.{i}.0' for i in range(num_stages)]
     if not all(f'{b}.{m}.weight' in weights for b in first_blocks for m in ('norm1', 'ffn.fc1')):
@@ -308,7 +300,11 @@ def recognize(weights: dict[str, Tensor], num_stages: int = 4) -> dict[str, str 
         layer_scale=tuple(f'{block}.scale1.weight' in weights for block in first_blocks),
     )
     variant = 'released' if 'stages.0.0.ffn.conv.weight' in weights else 'paper'
-    return dict(arch=names[0] if names else arch, variant=variant)
+    arguments: dict[str, Any] = dict(arch=names[0] if names else arch, variant=variant)
+    for stem in ('stem.0.weight', 'stem.conv.weight'):
+        if stem in weights:
+            arguments['in_channels'] = weights[stem].shape[1]
+    return arguments
 
 
 def _parse_arch(arch: str | dict) -> dict:

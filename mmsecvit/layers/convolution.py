@@ -39,7 +39,9 @@ class DepthwiseConv2d(nn.Conv2d):
         return self._conv_forward(x.permute(0, 3, 1, 2), weight, self.bias).permute(0, 2, 3, 1)
 
 
-def conv_stem(embed_dims: int, norm_cfg: dict[str, Any], final_act: bool = True) -> nn.Sequential:
+def conv_stem(
+    embed_dims: int, norm_cfg: dict[str, Any], final_act: bool = True, in_channels: int = 3
+) -> nn.Sequential:
     """Four 3x3 convolutions from an image to tokens of 4x4 pixels (Appendix A).
 
     Args:
@@ -47,11 +49,12 @@ def conv_stem(embed_dims: int, norm_cfg: dict[str, Any], final_act: bool = True)
         norm_cfg: Config of the normalisation after each convolution.
         final_act: Whether GELU follows the fourth convolution too, as in the paper; the
             authors' released network has none there.
+        in_channels: Number of channels of the images. Defaults to 3.
 
     Returns:
-        A module from (B, 3, H, W) to (B, embed_dims, ceil(H / 4), ceil(W / 4)).
+        A module from (B, in_channels, H, W) to (B, embed_dims, ceil(H / 4), ceil(W / 4)).
     """
-    channels = [3, embed_dims // 2, embed_dims // 2, embed_dims // 2, embed_dims]
+    channels = [in_channels, embed_dims // 2, embed_dims // 2, embed_dims // 2, embed_dims]
     layers: list[nn.Module] = []
     for i, stride in enumerate((2, 1, 1, 2)):
         layers += [
@@ -62,17 +65,18 @@ def conv_stem(embed_dims: int, norm_cfg: dict[str, Any], final_act: bool = True)
     return nn.Sequential(*(layers if final_act else layers[:-1]))
 
 
-def patch_stem(embed_dims: int, norm_cfg: dict[str, Any]) -> nn.Sequential:
+def patch_stem(embed_dims: int, norm_cfg: dict[str, Any], in_channels: int = 3) -> nn.Sequential:
     """One 4x4 convolution with stride 4 instead of the convolutional stem (Table 6).
 
     Args:
         embed_dims: Number of channels that come out.
         norm_cfg: Config of the normalisation.
+        in_channels: Number of channels of the images. Defaults to 3.
 
     Returns:
-        A module from (B, 3, H, W) to (B, embed_dims, ceil(H / 4), ceil(W / 4)).
+        A module from (B, in_channels, H, W) to (B, embed_dims, ceil(H / 4), ceil(W / 4)).
     """
-    return _strided_convolution(3, embed_dims, 4, 4, norm_cfg)
+    return _strided_convolution(in_channels, embed_dims, 4, 4, norm_cfg)
 
 
 def downsampling(

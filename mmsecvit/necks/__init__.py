@@ -1,4 +1,4 @@
-"""What classification puts behind a backbone."""
+"""The neck that classification puts after a backbone."""
 
 from .secvit_neck import SecViTNeck
 

@@ -8,16 +8,16 @@ from torch import Tensor, nn
 
 @MODELS.register_module()
 class SecViTNeck(BaseModule):
-    """1x1 convolution, normalisation, SiLU, mean over the map.
+    """1x1 convolution, normalization, SiLU, mean over the map.
 
-    A linear classifier behind it (mmpretrain's ``LinearClsHead``) completes the classification
+    Together with a linear classifier (mmpretrain's ``LinearClsHead``), this is the classification
     head of the authors' released network.
 
     Args:
         in_channels: Number of channels of the backbone's last stage.
         out_channels: Number of channels that are pooled. Defaults to 1024.
-        norm_cfg: Config of the normalisation. Defaults to ``dict(type='BN')``.
-        init_cfg: Config of the initialisation. Defaults to None.
+        norm_cfg: Config of the normalization. Defaults to ``dict(type='BN')``.
+        init_cfg: Config of the initialization. Defaults to None.
 
     Example:
         >>> neck = SecViTNeck(in_channels=512)
@@ -38,6 +38,6 @@ class SecViTNeck(BaseModule):
         self.act = nn.SiLU()
 
     def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
-        """Pool the last map of ``inputs``, (B, in_channels, H, W), to (B, out_channels)."""
+        """Pool the last map of ``inputs``, (B, in_channels, H, W) to (B, out_channels)."""
         x = self.act(self.norm(self.proj(inputs[-1])))
         return (x.mean(dim=(2, 3)),)

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 import mmsecvit
 from mmsecvit import get_model, list_models
-from mmsecvit.apis.models import IMAGENET
+from mmsecvit.checkpoints import CheckpointError
 
 pytest.importorskip('mmpretrain')
 
@@ -110,9 +110,39 @@ def test_mmpretrains_inferencer_takes_the_model():
     assert len(model._dataset_meta['classes']) == 1000
 
 
-def test_images_are_those_of_the_configs():
-    cfg = Config.fromfile(Path(__file__).parents[1] / 'configs' / 'secvit_t_in1k.py')
-    assert cfg.test_dataloader.dataset.pipeline == IMAGENET['pipeline']
+@pytest.mark.parametrize('name', ['secvit_t', 'sec_swin_t', 'sec_fastervit_0'])
+def test_models_are_those_of_the_configs(name):
+    path = Path(__file__).parents[2] / 'configs' / f'{name}_in1k.py'
+    cfg = Config.fromfile(path)
+    model = get_model(name, device='meta')
+    assert model._config.model.backbone == cfg.model.backbone
+    assert model._config.test_dataloader.dataset.pipeline == cfg.test_dataloader.dataset.pipeline
+
+
+def test_weights_are_random_without_a_log_line_for_each(caplog, monkeypatch):
+    logger = MMLogger.get_current_instance()
+    monkeypatch.setattr(logger, 'handlers', [caplog.handler])
+    with caplog.at_level(logging.INFO):
+        level = logger.level
+        model = get_model('sec_swin_t')
+    assert caplog.messages == []
+    assert logger.level == level
+    # mmpretrain's classifiers would start from torch's defaults, whose biases are not 0.
+    assert not model.backbone.stages[0]['blocks'][0].attn['w_msa'].qkv.bias.any()
+
+
+def test_a_checkpoint_is_read_once_and_trusted_only_on_request(tmp_path, monkeypatch):
+    path = tmp_path / 'secvit_t.pth'
+    model = get_model('secvit_t')
+    torch.save({'state_dict': model.state_dict(), 'meta': dict(path=tmp_path)}, path)
+    reads = []
+    load = torch.load
+    monkeypatch.setattr(torch, 'load', lambda *a, **kw: reads.append(a) or load(*a, **kw))
+    with pytest.raises(CheckpointError, match='holds more than data .* add --trust-checkpoint'):
+        get_model('secvit_t', pretrained=path)
+    again = get_model('secvit_t', pretrained=path, trust=True)
+    assert len(reads) == 2
+    assert torch.equal(again.head.fc.weight, model.head.fc.weight)
 
 
 def test_bad_arguments_are_named(tmp_path):

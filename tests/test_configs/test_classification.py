@@ -12,7 +12,6 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from mmsecvit import list_models
-from mmsecvit.apis.models import NETWORKS
 
 pytest.importorskip('mmpretrain')
 
@@ -20,7 +19,17 @@ CONFIGS = Path(__file__).parents[2] / 'configs'
 IMAGENET = sorted(path.stem for path in CONFIGS.glob('*_in1k.py'))
 # mmpretrain's own recipes: the highest learning rate and the epochs of warm-up.
 BASELINES = dict(swin_t=(1e-3, 20), swin_s=(1e-3, 20), convnext_t=(4e-3, 20))
-DROP_PATH = dict(secvit_t=0.1, secvit_s=0.15, secvit_b=0.4, secvit_l=0.5)
+# Table 8: the type and size of the backbone, its last channels, and its stochastic depth.
+NETWORKS = dict(
+    secvit_t=('SecViT', 'tiny', 512, 0.1),
+    secvit_s=('SecViT', 'small', 512, 0.15),
+    secvit_b=('SecViT', 'base', 512, 0.4),
+    secvit_l=('SecViT', 'large', 640, 0.5),
+    sec_swin_t=('SECSwin', 'tiny', 768, None),
+    sec_swin_s=('SECSwin', 'small', 768, None),
+    sec_fastervit_0=('SECFasterViT', '0', 512, None),
+    sec_fastervit_1=('SECFasterViT', '1', 640, None),
+)
 ABLATIONS = dict(
     wo_lce=dict(lce=False),
     wo_cpe=dict(cpe=False),
@@ -103,18 +112,27 @@ def test_recipe_is_that_of_appendix_b(name):
     assert cfg.default_hooks.checkpoint.save_best == 'accuracy/top1'
 
 
-@pytest.mark.parametrize('name', list_models())
-def test_network_is_that_of_the_table_in_the_package(name):
-    model, table = load(f'{name}_in1k').model, NETWORKS[name]
-    backbone = dict(model.backbone)
-    drop_path_rate = backbone.pop('drop_path_rate', None)
-    assert drop_path_rate == DROP_PATH.get(name)
-    assert backbone == table['backbone']
-    assert dict(model.neck) == table['neck']
-    for key in ('type', 'num_classes', 'in_channels'):
-        assert model.head[key] == table['head'][key]
-    normalisation = load(f'{name}_in1k').data_preprocessor
-    assert dict(normalisation) == table['data_preprocessor']
+@pytest.mark.parametrize('name', NETWORKS)
+def test_network_is_that_of_table_8(name):
+    kind, arch, channels, drop_path_rate = NETWORKS[name]
+    cfg = load(f'{name}_in1k')
+    backbone = dict(cfg.model.backbone)
+    assert backbone.pop('drop_path_rate', None) == drop_path_rate
+    assert backbone.pop('variant', None) == ('released' if kind == 'SecViT' else None)
+    assert backbone == dict(type=kind, arch=arch, out_indices=(3,))
+    if kind == 'SecViT':
+        assert dict(cfg.model.neck) == dict(type='SecViTNeck', in_channels=channels)
+        channels = 1024
+    else:
+        assert dict(cfg.model.neck) == dict(type='GlobalAveragePooling')
+    head = cfg.model.head
+    assert (head.type, head.num_classes, head.in_channels) == ('LinearClsHead', 1000, channels)
+    assert dict(cfg.data_preprocessor) == dict(
+        num_classes=1000,
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        to_rgb=True,
+    )
 
 
 @pytest.mark.parametrize('name', IMAGENET)

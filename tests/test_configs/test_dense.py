@@ -203,8 +203,8 @@ def check_one_step(cfg: Config) -> None:
         model = MODELS.build(cfg.model).train()
         optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
         data = next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0)))
-        entry = next(model.backbone.entry(0).parameters())
-        before = entry.detach().clone()
+        first = next(model.backbone.downsample(0).parameters())
+        before = first.detach().clone()
 
         data = model.data_preprocessor(data, training=True)
         loss, values = model.parse_losses(model(**data, mode='loss'))
@@ -215,7 +215,7 @@ def check_one_step(cfg: Config) -> None:
             n for n, grad in gradients.items() if grad is None or not grad.isfinite().all()
         ] == []
         optim_wrapper.step()
-        assert not torch.equal(entry, before)
+        assert not torch.equal(first, before)
 
         model.eval()
         loader = Runner.build_dataloader(cfg.val_dataloader, seed=0)
