@@ -1,5 +1,5 @@
-# A network for CPUs, at 64x64, on a fifth of the training images and a tenth of the others: half of
-# SecViT-T's width, a third of its depth.
+# A network for CPUs: half of SecViT-T's width and a third of its depth, images of 64x64, a fifth of
+# the training images and a tenth of the test images.
 _base_ = './secvit_t_cifar10.py'
 model = dict(
     backbone=dict(

@@ -4,7 +4,7 @@ _base_ = [
     './_base_/schedules/cifar10_20e.py',
     './_base_/runtimes/mmpretrain.py',
 ]
-# Without mixing images: short training cannot use it.
+# No mixing of images: short training does not profit from it.
 model = dict(
     backbone=dict(arch='tiny', drop_path_rate=0.1),
     head=dict(num_classes=10),

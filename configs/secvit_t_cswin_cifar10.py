@@ -1,3 +1,3 @@
-# Table 6: CSWin's cross-shaped windows in place of semantic clusters.
+# Table 6: CSWin's cross-shaped windows instead of semantic clusters.
 _base_ = './secvit_t_cifar10.py'
 model = dict(backbone=dict(attention='cswin'))

@@ -4,8 +4,8 @@ _base_ = [
     './_base_/schedules/cifar10_20e.py',
     './_base_/runtimes/mmpretrain.py',
 ]
-# Without mixing images: short training cannot use it.
-# Windows of 6x6 divide the maps of the first three stages; the last, 3x3, is padded to one window.
+# No mixing of images: short training does not profit from it.
+# Windows of 6x6 divide the maps of the first three stages. The last map, 3x3, is padded to a window.
 model = dict(
     backbone=dict(
         type='SwinTransformer',
@@ -16,7 +16,7 @@ model = dict(
         drop_path_rate=0.1,
     ),
     head=dict(num_classes=10, in_channels=768),
-    # As mmpretrain begins with Swin, and this package with SEC-Swin.
+    # The initialization of Swin in mmpretrain, and of SEC-Swin in this package.
     init_cfg=[
         dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.0),
         dict(type='Constant', layer='LayerNorm', val=1.0, bias=0.0),

@@ -1,4 +1,4 @@
-"""What the networks cost, counted here and in the paper."""
+"""Parameters and FLOPs of the networks, counted here and reported by the paper."""
 
 from .comparison import Comparison, compare, report
 from .complexity import Complexity, complexity_table, count_complexity, total

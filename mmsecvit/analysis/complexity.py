@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of a config's model, part by part."""
+"""Count parameters and multiply-adds of a config's model, part by part."""
 
 import math
 from collections import Counter
@@ -18,22 +18,22 @@ from ..apis.config import load_config
 from ..layers import SECA
 from ..ops import cluster_bounds
 
-# Height and width at which the paper counts, by the toolbox (captions and text of Tables 1-5).
+# Height and width at which the paper counts, by toolbox (captions and text of Tables 1-5).
 PAPER_SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048), 'mmpretrain': (224, 224)}
 
-# Products of two activations: no module holds them, so counters that look at modules miss them.
+# Products of two activations: no module computes them, so counters of modules miss them.
 ATTENTION_OPERATORS = ('matmul', 'bmm', 'einsum', 'scaled_dot_product_attention')
 
-# RoIs that mmdet's counter sends through each box head and each mask head.
+# Number of RoIs that mmdet's counter gives to each box head and each mask head.
 NUM_ROIS = {'bbox': 1000, 'mask': 100}
 
 
 class Complexity(NamedTuple):
-    """Size and cost of a model or a part of it.
+    """Size and cost of a model, or of a part of it.
 
     Attributes:
         parameters: Number of parameters.
-        module_flops: Multiply-adds of modules for one image: the paper's convention.
+        module_flops: Multiply-adds of modules for one image, which is what the paper counts.
         attention_flops: Multiply-adds of the products of queries and keys, and of attention
             and values, for one image.
     """
@@ -55,10 +55,10 @@ def count_complexity(
 ) -> dict[str, Complexity]:
     """Count parameters and multiply-adds of a config's model on one image, on the CPU.
 
-    Layers are counted by mmengine. Both products of clustered attention are counted for the
-    clusters' exact sizes. What is in use in training only (auxiliary heads) has parameters and
-    no multiply-adds. RoI heads are counted as mmdet's own counter does: 1000 proposals for
-    each box head, 100 for each mask head.
+    mmengine counts the layers. Both products of clustered attention are counted for the exact
+    sizes of the clusters. Parts that only training uses (auxiliary heads) have parameters and no
+    multiply-adds. RoI heads are counted as by mmdet's own counter: 1000 proposals for each box
+    head, 100 for each mask head.
 
     Args:
         config: Path of the config file of a detector, segmenter or classifier.
@@ -69,12 +69,12 @@ def count_complexity(
     Returns:
         The complexity of each part, in the order of the model: ``stem``, ``stage 1`` to
         ``stage 4`` (each with the down-sampling before it), ``out_norms``, ``neck``, heads by
-        their names, and ``other``: what is called past modules, as mmseg calls its decode
-        heads and so the resizing between their layers.
+        their names, and ``other``: operations outside of modules, such as the resizing between
+        the layers of mmseg's decode heads.
 
     Raises:
-        ValueError: If the config has no model, or ``shape`` is too small, or missing for a
-            config of no toolbox.
+        ValueError: If the config has no model, if ``shape`` is too small, or if it is missing
+            and the config is not of a toolbox.
     """
     cfg = load_config(config, cfg_options=cfg_options)
     scope = cfg.get('default_scope')
@@ -94,6 +94,7 @@ def count_complexity(
     products: dict[str, int] = {}
     for name, module in model.named_modules():
         if isinstance(module, SECA):
+            module.backend = 'auto'  # on the CPU, the one that calls `attend`
             counted = partial(_count_products, products, name, module.num_clusters)
             module.attend = counted  # type: ignore[method-assign]
     if hasattr(model, 'roi_head'):
@@ -112,7 +113,7 @@ def count_complexity(
 
 
 def total(parts: dict[str, Complexity]) -> Complexity:
-    """Sum of all parts."""
+    """Add up all parts."""
     return Complexity(*map(sum, zip(*parts.values(), strict=True)))
 
 
@@ -132,7 +133,7 @@ def complexity_table(parts: dict[str, Complexity]) -> str:
 
 @torch.no_grad()
 def _count_flops(model: nn.Module, image: Tensor) -> tuple[Counter[str], Counter[str]]:
-    """Multiply-adds of modules and of attention by part."""
+    """Return the multiply-adds of modules, and those of attention, by part."""
     analyzer = FlopAnalyzer(model, (image,)).unsupported_ops_warnings(False)
     analyzer.uncalled_modules_warnings(False)
     analyzer.set_op_handle('aten::scaled_dot_product_attention', _attention_flops)
@@ -140,7 +141,7 @@ def _count_flops(model: nn.Module, image: Tensor) -> tuple[Counter[str], Counter
     of_modules: Counter[str] = Counter()
     of_attention: Counter[str] = Counter()
     for name in counts:
-        # A module's count has its children's in it.
+        # The count of a module includes its children's.
         own = Counter(counts[name])
         for child, _ in model.get_submodule(name).named_children():
             own.subtract(counts.get(f'{name}.{child}' if name else child, {}))
@@ -159,7 +160,7 @@ def _count_products(
     v: Tensor,
     grid: tuple[int, int],
 ) -> Tensor:
-    """Stand in for clustered attention: at detection's sizes it would take minutes to compute."""
+    """Replace clustered attention, which takes minutes on a CPU at the sizes of detection."""
     images, heads, length, head_dims = (int(n) for n in q.shape)
     sizes = [end - start for start, end in pairwise(cluster_bounds(length, num_clusters))]
     products[name] = images * heads * 2 * head_dims * sum(size**2 for size in sizes)
@@ -172,10 +173,9 @@ def _attention_flops(inputs: list[Any], outputs: list[Any]) -> int:
 
 
 def _forward_two_stage(detector: BaseModel, images: Tensor) -> list:
-    """Run every head on a fixed number of RoIs, however many proposals random weights leave.
+    """Run every head on a fixed number of RoIs: random weights give any number of proposals.
 
-    Pooling has no multiply-adds that are counted, so that pooled maps need only have their
-    shape.
+    The multiply-adds of pooling are not counted, so the pooled maps can be zeros of their shape.
     """
     feats = detector.extract_feat(images)
     outs = [detector.rpn_head(feats)]
@@ -193,7 +193,7 @@ def _forward_two_stage(detector: BaseModel, images: Tensor) -> list:
 
 
 def _part(name: str) -> str:
-    """Part of the model that a module or parameter belongs to."""
+    """Return the part of the model that a module or parameter belongs to."""
     match name.split('.'):
         case ['backbone', ('stem' | 'out_norms') as part, *_]:
             return part
@@ -209,6 +209,6 @@ def _part(name: str) -> str:
 
 
 def _rank(part: str) -> int:
-    """Place of a part in the model; heads come last, in no particular order."""
+    """Return the position of a part in the model. Heads come last, in no particular order."""
     parts = ['stem', 'backbone', *(f'stage {i}' for i in range(1, 5)), 'out_norms', 'neck']
     return parts.index(part) if part in parts else len(parts)

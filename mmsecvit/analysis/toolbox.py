@@ -1,4 +1,4 @@
-"""The installed toolboxes' own tools, run on any config."""
+"""Run the tools that the installed toolboxes bring."""
 
 import runpy
 import sys
@@ -7,17 +7,18 @@ from pathlib import Path
 
 
 def run_toolbox_tool(toolbox: str, tool: str, arguments: list[str]) -> None:
-    """Run a tool that an installed toolbox brings along, as from the command line.
+    """Run a tool of an installed toolbox, as from the command line.
 
     Args:
         toolbox: ``mmdet``, ``mmseg`` or ``mmpretrain``.
         tool: Path of the tool in the toolbox's ``tools`` folder.
-        arguments: What follows the tool's name on the command line.
+        arguments: Arguments of the tool on the command line.
 
     Raises:
         FileNotFoundError: If the installed toolbox has no such tool.
     """
-    # By the import name: of the two distributions of each toolbox, mmengine finds one only.
+    # The path comes from the import name. mmengine's get_installed_path takes the name of the
+    # distribution, and each toolbox has two (mmdet and onedl-mmdetection).
     path = Path(import_module(toolbox).__path__[0], '.mim', 'tools', tool)
     if not path.is_file():
         raise FileNotFoundError(f'the installed {toolbox} must bring {tool}, but {path} is absent')

@@ -1,4 +1,4 @@
-"""Hooks and loops that run inside a training process, in mmengine's registries.
+"""Hooks, loops and an optimizer constructor for training, in mmengine's registries.
 
 ``mmsecvit.engine.strategies`` needs FSDP and is imported by configs that use it.
 """
@@ -10,11 +10,13 @@ from .hooks import (
     StepSeedHook,
 )
 from .loops import ResumableEpochLoop
+from .optimizers import LayerDecayOptimWrapperConstructor
 
 __all__ = [
     'AtomicCheckpointHook',
     'ClusterVisualizationHook',
     'InterruptionHook',
+    'LayerDecayOptimWrapperConstructor',
     'ResumableEpochLoop',
     'StepSeedHook',
 ]

@@ -97,7 +97,7 @@ def test_mmpretrains_inferencer_takes_the_model():
     image = np.random.default_rng(0).integers(256, size=(256, 256, 3), dtype=np.uint8)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         (result,) = ImageClassificationInferencer(model)(image)
-    # The central 224x224 pixels, RGB, normalised.
+    # The central 224x224 pixels, RGB, normalized.
     rgb = torch.from_numpy(image[16:240, 16:240, ::-1].copy()).permute(2, 0, 1)[None].float()
     mean, std = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
     x = (rgb - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)

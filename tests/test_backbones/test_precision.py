@@ -24,7 +24,7 @@ IMAGES = {
     'of 1e4': lambda: torch.randn(2, 3, 50, 70).clamp(-1, 1) * 1e4,
     'of 1e-6': lambda: torch.randn(2, 3, 50, 70) * 1e-6,
     'black': lambda: torch.zeros(2, 3, 50, 70),
-    'of one colour': lambda: torch.tensor([1.5, -0.5, 0.3])[:, None, None].expand(2, 3, 50, 70),
+    'of one color': lambda: torch.tensor([1.5, -0.5, 0.3])[:, None, None].expand(2, 3, 50, 70),
 }
 
 
@@ -66,7 +66,7 @@ def real_images(coco_excerpt):
 
 
 def train(backbone, images, dtype, steps, scaler):
-    """Learn the mean colour under each place of the maps; returns the losses."""
+    """Learn the mean color under each place of the maps; returns the losses."""
     optimizer = torch.optim.AdamW(backbone.parameters(), lr=1e-3)
     losses = []
     for i in range(steps):

@@ -262,7 +262,7 @@ def test_compiles_once_for_all_sizes():
     assert counts == [counts[0]] * 3
 
 
-def test_default_initialisation_of_linear_layers_is_a_narrow_normal():
+def test_default_initialization_of_linear_layers_is_a_narrow_normal():
     backbone = SecViT('tiny')
     backbone.init_weights()
     weights = torch.cat(

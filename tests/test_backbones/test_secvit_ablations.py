@@ -75,7 +75,7 @@ def test_fewer_clusters_cost_more_as_in_table_7():
     flops = [giga_multiply_adds(classifier('small', 'cpu', num_clusters=n)) for n in settings]
     modules, products = zip(*flops, strict=True)
     assert len(set(modules)) == 1
-    # Of convolutions and linear layers alone.
+    # Of convolutions and linear layers only.
     assert modules[0] == pytest.approx(4.4, abs=0.06)
     assert list(products) == sorted(set(products))
     # Two products of (L / n) x (L / n) x C in each of n clusters, in each block.

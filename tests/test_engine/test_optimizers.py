@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 
-from mmsecvit.engine.optimizers import LayerDecayOptimWrapperConstructor
+from mmsecvit.engine import LayerDecayOptimWrapperConstructor
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 DECAY = 0.8

@@ -1,4 +1,4 @@
-"""Count every network of the paper's tables that has a config, and write both sides down."""
+"""Count each network of the paper's tables, and write a page that compares both."""
 
 import argparse
 from pathlib import Path
@@ -14,7 +14,7 @@ def main() -> None:
         '--configs',
         type=Path,
         default=Path(__file__).parents[2] / 'configs',
-        help='folder of the configs (default: those beside this tool)',
+        help='folder of the configs (default: those next to this tool)',
     )
     parser.add_argument(
         '--out',

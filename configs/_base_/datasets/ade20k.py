@@ -1,4 +1,4 @@
-# ADE20KDataset says that labels 1 to 150 become 0 to 149, and 0, unlabelled, 255, to be ignored.
+# ADE20KDataset maps labels 1 to 150 to 0 to 149, and 0 (unlabeled) to 255, which is ignored.
 dataset_type = 'ADE20KDataset'
 data_root = 'data/ade/ADEChallengeData2016'
 crop_size = (512, 512)
@@ -14,7 +14,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile', backend_args=dict(backend='checked_image')),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
-    # After the resizing: predictions are compared at the image's own size.
+    # Labels are loaded after the resizing: predictions are compared at the image's own size.
     dict(type='LoadAnnotations', backend_args=dict(backend='checked_image')),
     dict(type='PackSegInputs'),
 ]

@@ -1,5 +1,5 @@
-# CIFAR-10 enlarged to 96x96: at 24, 12, 6 and 3 tokens a side the default clusters hold 18, 18, 18
-# and 9 tokens, as they hold 98, 98, 98 and 49 at 224x224.
+# CIFAR-10, enlarged to 96x96. The four stages have 24, 12, 6 and 3 tokens on a side, and the default
+# clusters hold 18, 18, 18 and 9 tokens (98, 98, 98 and 49 at 224x224).
 _base_ = 'mmpretrain::_base_/datasets/cifar10_bs16.py'
 train_pipeline = [
     dict(type='RandomCrop', crop_size=32, padding=4),

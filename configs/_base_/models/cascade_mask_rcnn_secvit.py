@@ -11,7 +11,7 @@ model = dict(
     ),
     neck=dict(in_channels=[64, 128, 256, 512]),
     roi_head=dict(
-        # The heads of Swin and ConvNeXt: only these have Table 3's parameters.
+        # The box heads of mmdet's Swin and ConvNeXt configs: only these give Table 3's parameters.
         bbox_head=[
             dict(
                 type='ConvFCBBoxHead',

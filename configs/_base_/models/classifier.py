@@ -1,5 +1,5 @@
-# Behind every network of the paper: cross entropy with label smoothing, and Appendix B's mixing of
-# images.
+# What all classifiers share: cross entropy with label smoothing, and the mixing of images
+# (Appendix B).
 custom_imports = dict(imports=['mmsecvit'])
 model = dict(
     type='ImageClassifier',
@@ -10,7 +10,7 @@ model = dict(
         loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
         init_cfg=dict(type='TruncNormal', layer='Linear', std=0.02),
     ),
-    # The paper writes "Mixup (prob = 0.8), CutMix (prob = 1.0)" and refers to DeiT, where these are
-    # the alphas of the two, and each batch gets one of them, either with probability 1/2.
+    # The paper writes "Mixup (prob = 0.8), CutMix (prob = 1.0)" and refers to DeiT. There, these
+    # numbers are the alphas, and each batch gets one of the two, each with probability 1/2.
     train_cfg=dict(augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]),
 )

@@ -8,7 +8,7 @@ model = dict(
         variant='released',
         norm_cfg=dict(type='SyncBN'),
         out_norm=True,
-        # The pyramid starts at stage 2; a norm on stage 1 would never get a gradient.
+        # The FPN starts at stage 2: an output norm of stage 1 would never get a gradient.
         out_indices=(1, 2, 3),
     ),
     neck=dict(in_channels=[128, 256, 512], start_level=0),

@@ -1,4 +1,4 @@
-# What the segmenters share: all but neck and heads.
+# What the segmenters share: everything except neck and heads.
 custom_imports = dict(imports=['mmsecvit'])
 model = dict(
     type='EncoderDecoder',

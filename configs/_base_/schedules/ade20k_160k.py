@@ -1,8 +1,8 @@
-# Swin's recipe for UperNet.
+# Swin's schedule for UperNet.
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=6e-5, weight_decay=0.01),
-    # No decay on the weights and biases of norms.
+    # No weight decay of norms.
     paramwise_cfg=dict(norm_decay_mult=0.0),
 )
 param_scheduler = [

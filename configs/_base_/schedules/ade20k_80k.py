@@ -1,4 +1,4 @@
-# PVT's recipe for Semantic FPN.
+# PVT's schedule for Semantic FPN.
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-4, weight_decay=1e-4),

@@ -1,5 +1,5 @@
-# Minutes on one GPU: ImageNet's recipe but for its length and its moving average, which needs more
-# steps than there are.
+# ImageNet's schedule, shortened to minutes on one GPU, without the moving average of the weights:
+# it would need more steps.
 _base_ = 'mmpretrain::_base_/schedules/imagenet_bs1024_adamw_swin.py'
 param_scheduler = [
     dict(
