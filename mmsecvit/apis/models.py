@@ -107,7 +107,8 @@ def get_model(
     checkpoint = read_checkpoint(pretrained, trust=trust) if pretrained else {}
     from mmpretrain.apis import get_model as build
 
-    model = build(configs[name], **overrides)
+    # The mixing of images is part of our training, not of the network.
+    model = build(configs[name], **{'train_cfg': None, **overrides})
     if not pretrained:
         _init_quietly(model)
         return model.to(device)
