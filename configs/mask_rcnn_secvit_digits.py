@@ -7,8 +7,8 @@ _base_ = [
 ]
 classes = tuple('0123456789')
 
-# The backbone has half of SecViT-T's width, a third of its depth, and heads of 16 channels instead of
-# 32. At 128x128 the default clusters have 32 tokens in each of the first three stages.
+# The backbone has half of SecViT-T's width, a third of its depth, and heads of 16 channels, not 32.
+# At 128x128 the default clusters have 32 tokens in each of the first three stages.
 width = 48  # channels of everything after the backbone; COCO's models have 256
 proposals = dict(nms_pre=100, max_per_img=50)  # a scene has 5 digits at most
 roi_layer = dict(sampling_ratio=1)  # a digit has about 7x7 cells of the map: a bin is about one

@@ -5,7 +5,7 @@ _base_ = [
     './_base_/runtimes/mmpretrain.py',
 ]
 # No mixing of images: short training does not profit from it.
-# Windows of 6x6 divide the maps of the first three stages. The last map, 3x3, is padded to a window.
+# Windows of 6x6 divide the maps of the first three stages. The last map, 3x3, is padded.
 model = dict(
     backbone=dict(
         type='SwinTransformer',

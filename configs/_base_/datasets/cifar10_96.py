@@ -1,4 +1,4 @@
-# CIFAR-10, enlarged to 96x96. The four stages have 24, 12, 6 and 3 tokens on a side, and the default
+# CIFAR-10, enlarged to 96x96. The four stages have 24, 12, 6 and 3 tokens on a side. The default
 # clusters hold 18, 18, 18 and 9 tokens (98, 98, 98 and 49 at 224x224).
 _base_ = 'mmpretrain::_base_/datasets/cifar10_bs16.py'
 train_pipeline = [
