@@ -46,12 +46,14 @@ TABLE_HEAD = """\
 
 
 def write_metafile(family: str) -> str:
-    """What OpenMMLab's installer `mim` reads about one family of configs."""
+    """Write what OpenMMLab's installer `mim` reads about one family of configs."""
     pattern, architecture = FAMILIES[family]
     name = ' with '.join(reversed(architecture))
-    paths = sorted((ROOT / 'configs').glob(f'{pattern}.py'), key=order)
-    configs = {path.stem: Config.fromfile(path) for path in paths}
-    found = {stem: results(stem) for stem in configs}
+    paths = sorted((ROOT / 'configs').glob(f'{pattern}.py'), key=rank)
+    # All sizes of a network share a schedule.
+    trainings = {path.stem.split('_')[-1]: path for path in paths}
+    trainings = {schedule: read_training(path) for schedule, path in trainings.items()}
+    found = {path.stem: results(path.stem) for path in paths}
     (dataset,) = {result['Dataset'] for result in sum(found.values(), [])}
     collection = {
         'Name': name,
@@ -68,25 +70,35 @@ def write_metafile(family: str) -> str:
     }
     models = [
         {
-            'Name': stem,
+            'Name': config,
             'In Collection': name,
-            'Config': f'configs/{stem}.py',
-            'Metadata': metadata(config),
-            **({'Results': found[stem]} if found[stem] else {}),
+            'Config': f'configs/{config}.py',
+            'Metadata': trainings[config.split('_')[-1]],
+            **({'Results': reported} if reported else {}),
         }
-        for stem, config in configs.items()
+        for config, reported in found.items()
     ]
     content = {'Collections': [collection], 'Models': models}
-    return METAFILE_HEAD + yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
+    return METAFILE_HEAD + yaml.dump(
+        content, Dumper=Dumper, sort_keys=False, default_flow_style=None
+    )
 
 
-def order(path: Path) -> tuple:
-    """From small to large networks, then from short to long schedules."""
+class Dumper(yaml.SafeDumper):
+    """Repeats what models share, instead of naming it once."""
+
+    def ignore_aliases(self, data) -> bool:
+        return True
+
+
+def rank(path: Path) -> tuple:
+    """Sort small networks before large ones, then short schedules before long ones."""
     size, schedule = path.stem.split('_')[-2:]
     return 'tsbl01'.index(size), schedule
 
 
-def metadata(config: Config) -> dict:
+def read_training(path: Path) -> dict:
+    config = Config.fromfile(path)
     if 'max_epochs' in config.train_cfg:
         length = {'Epochs': config.train_cfg.max_epochs}
     else:
@@ -104,7 +116,7 @@ def results(config: str) -> list[dict]:
 
 
 def write_table(rows: list[PaperRow], with_links: bool) -> str:
-    """A Markdown table with one row for each config."""
+    """Write a Markdown table with one row for each config."""
     metrics = {
         key: f'{dataset} {metric}'
         for key, (dataset, _, metric) in METRICS.items()
@@ -127,7 +139,7 @@ def write_row(cells: list) -> str:
 
 
 def write_tables(page: Path) -> str:
-    """The text of a page with its tables renewed. By default, a table has Tables 1 to 5."""
+    """Return the text of a page with new tables. By default, a table shows Tables 1 to 5."""
 
     def renewed(match: re.Match) -> str:
         wanted = {number.strip() for number in (match[2] or '1, 2, 3, 4, 5').split(',')}
@@ -140,7 +152,7 @@ def write_tables(page: Path) -> str:
 
 
 def write_all() -> dict[Path, str]:
-    """Every file that shows the paper's numbers, and its content."""
+    """Return every file that shows the paper's numbers, with its content."""
     pages = [ROOT / 'README.md', *(ROOT / 'docs').glob('*.md')]
     texts = {ROOT / f'configs/{family}_metafile.yml': write_metafile(family) for family in FAMILIES}
     return texts | {page: write_tables(page) for page in pages}
