@@ -15,8 +15,8 @@ def test_mask_rcnn_costs_what_table_4_says():
     assert comparison.ours.parameters / 1e6 == pytest.approx(33.58, abs=0.01)
     # Table 4 has 221.
     assert comparison.ours.module_flops / 1e9 == pytest.approx(221, rel=0.005)
-    # Both products at 200x320, 100x160, 50x80 and 25x40 tokens: each token attends to 2000 in the
-    # first three stages, and to 1000 in the last.
+    # Both products, for 200x320, 100x160, 50x80 and 25x40 tokens. Each token attends to 2000 tokens
+    # in the first three stages, and to 1000 in the last.
     attention = sum(
         depth * 2 * length * attended * channels
         for depth, length, attended, channels in [

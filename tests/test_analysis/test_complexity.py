@@ -44,16 +44,16 @@ def write(tmp_path, text):
 
 
 def cluster_sizes(length, n):
-    """Sizes that differ by at most one."""
+    """Return sizes that differ by at most one."""
     return [length // n + (i < length % n) for i in range(n)]
 
 
 def test_counts_are_those_of_the_closed_form(tmp_path):
-    # 468, 117, 35 and 12 tokens: in three stages the clusters cannot be equal.
+    # 468, 117, 35 and 12 tokens: in three stages the clusters have two sizes.
     parts = count_complexity(write(tmp_path, CLASSIFIER), (72, 104))
     half = 36 * 52 * 8
     tokens = [18 * 26, 9 * 13, 5 * 7, 3 * 4]
-    # Convolutions, and batch norm as a factor and a summand.
+    # Convolutions, and batch norm as one product and one sum.
     convs = half * 9 * (3 + 8 + 8) + tokens[0] * 16 * 9 * 8
     assert parts['stem'].module_flops == convs + 2 * (3 * half + tokens[0] * 16)
     for i, (c, length) in enumerate(zip(DIMS, tokens, strict=True)):
@@ -89,7 +89,7 @@ def test_secvit_t(tmp_path):
         'model.head': dict(in_channels=1024, num_classes=1000),
     }
     whole = total(count_complexity(write(tmp_path, CLASSIFIER), cfg_options=options))
-    # Table 8 has 15 M and 2.5 G, which leave out attention's products.
+    # Table 8 has 15 M and 2.5 G, without the products of attention.
     assert whole.parameters / 1e6 == pytest.approx(14.98, abs=0.005)
     assert whole.module_flops / 1e9 == pytest.approx(2.51, abs=0.005)
     assert whole.flops / 1e9 == pytest.approx(2.72, abs=0.005)

@@ -1,4 +1,4 @@
-"""The package's numbers against the paper's tables as they were copied on their own."""
+"""Compare the package's numbers with an independent copy of the paper's tables."""
 
 import pytest
 import yaml

@@ -31,7 +31,7 @@ def test_patterns_exclude_as_in_mmpretrain():
         list_models(exclude_patterns='sec_')
 
 
-# Table 8. tests/test_configs holds the others' configs against the same table of networks.
+# Table 8. tests/test_configs has the parameters of the others.
 @pytest.mark.parametrize(('name', 'params'), [('secvit_t', 15), ('sec_fastervit_0', 25)])
 def test_parameters_of_table_8(name, params):
     model = get_model(name)
@@ -85,7 +85,7 @@ def test_a_pyramid_and_a_new_head_from_a_classifiers_checkpoint(tmp_path, caplog
     assert model._dataset_meta == meta['dataset_meta']
     missing = 'backbone.norm0.weight, backbone.norm0.bias, head.fc.weight, head.fc.bias'
     assert f'not in the file: {missing}; not used of it: nothing' in caplog.messages[-1]
-    # Of what the caller did not change, everything has to fit.
+    # All weights of the parts that the caller did not change must fit.
     with pytest.raises(ValueError, match='of sec_swin_s: 144 weights are missing in the file'):
         get_model('sec_swin_s', pretrained=tmp_path / 'sec_swin_t.pth', head=dict(num_classes=2))
 

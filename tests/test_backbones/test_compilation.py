@@ -1,4 +1,4 @@
-"""What torch makes of the backbones, compiled, exported and traced, is what they are."""
+"""Compiled, exported and traced backbones return what the backbones return."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from mmsecvit import SECFasterViT, SECSwin, SecViT
 from mmsecvit.backbones import sec_fastervit, sec_swin
 
-# Two stages, of which one has clusters of two sizes and one none: the others have nothing new.
+# Two stages: one has clusters of two sizes, one has a single cluster. Others would add nothing.
 MICRO = dict(embed_dims=(8, 8, 16, 16), depths=(1, 1, 1, 1), num_heads=(2, 2, 2, 4))
 SHORT = dict(arch=MICRO, num_clusters=(32, 1, 1, 1), out_indices=(0, 1))
 BACKBONES = {
@@ -22,7 +22,7 @@ BACKBONES = {
 
 @pytest.fixture(autouse=True)
 def forgetful_compiler():
-    """One function is compiled for a handful of networks only, and all networks share forward."""
+    """Forget compiled code: torch recompiles `forward`, which all networks share, a few times."""
     torch.compiler.reset()
     yield
     torch.compiler.reset()
@@ -64,7 +64,7 @@ def test_exported(backbone, images):
     torch.testing.assert_close(exported(images), backbone(images))
 
 
-# Tracing warns of each Python value that it takes as fixed, such as sizes, which here are.
+# Tracing warns about each Python value that it takes as a constant. The sizes are constant here.
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
 @torch.no_grad()
 def test_traced_for_one_size(backbone, images):

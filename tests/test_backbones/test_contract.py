@@ -1,4 +1,4 @@
-"""What toolboxes expect of any backbone: channels in and out, layer depths, no memory needed."""
+"""What toolboxes expect of a backbone: channels in and out, layer depths, meta tensors."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def test_num_features_are_the_channels_of_the_stages(kind):
 
 
 @pytest.mark.parametrize('options', [dict(), dict(attention='kmeans'), dict(variant='released')])
-def test_secvit_runs_without_memory(options):
+def test_secvit_runs_on_meta_tensors(options):
     with torch.device('meta'):
         backbone = SecViT(**options)
         outs = backbone(torch.zeros(2, 3, 100, 70))
@@ -36,7 +36,7 @@ def test_secvit_runs_without_memory(options):
 
 
 @pytest.mark.parametrize('kind', [SECSwin, SECFasterViT])
-def test_relatives_run_without_memory(kind):
+def test_relatives_run_on_meta_tensors(kind):
     with torch.device('meta'):
         outs = kind()(torch.zeros(2, 3, 100, 70))
     sizes = [(25, 18), (13, 9), (7, 5), (4, 3)]
@@ -108,7 +108,7 @@ def test_layer_depths_rise_from_the_stem_to_the_heads(kind):
     assert found[0] == 0
     assert found == sorted(found)
     assert sorted(set(found)) == list(range(last))
-    # Whatever follows the blocks is last, and so are other parts of the model.
+    # Output norms are in the last layer, and so are other parts of the model.
     for name in ('out_norms.0.weight', 'norm0.weight'):
         assert backbone.get_layer_depth(name) == (last, last + 1)
     first = next(name for name, _ in backbone.named_parameters())

@@ -55,7 +55,8 @@ def test_two_trainings_with_one_seed_are_equal(build):
 
 @pytest.mark.parametrize('image', [torch.zeros, torch.ones, torch.randn])
 def test_every_place_in_the_batch_has_the_same_result(build, image):
-    # Of black and white images most tokens tie. Not bit by bit: convolutions round by the place.
+    # Most tokens of black and white images tie. Results are not equal bit by bit: the rounding of
+    # convolutions depends on the position in the batch.
     backbone = build().double().eval()
     x = image(1, 3, 70, 50, dtype=torch.float64)
     others = torch.randn(2, 3, 70, 50, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Half precision, pure and by autocast: nothing overflows, and training goes on."""
+"""Half precision, pure and by autocast: nothing overflows, and training works."""
 
 import pytest
 import torch
@@ -40,8 +40,8 @@ def micro_architectures(monkeypatch):
 @pytest.mark.parametrize('dtype', HALF)
 @pytest.mark.parametrize('name', BACKBONES)
 def test_maps_and_gradients_stay_finite(name, dtype, autocast, image):
-    # In training, batch norms raise the noise of black images 300 times in each layer, and the
-    # gradients beyond float16.
+    # In training, batch norms multiply the noise of black images by 300 in each layer, and
+    # gradients exceed float16.
     backbone, x = BACKBONES[name]().train(dtype == torch.bfloat16), IMAGES[image]()
     if not autocast:
         backbone, x = backbone.to(dtype), x.to(dtype)
@@ -66,7 +66,7 @@ def real_images(coco_excerpt):
 
 
 def train(backbone, images, dtype, steps, scaler):
-    """Learn the mean color under each place of the maps; returns the losses."""
+    """Learn the mean color of the pixels under each token, and return the losses."""
     optimizer = torch.optim.AdamW(backbone.parameters(), lr=1e-3)
     losses = []
     for i in range(steps):
@@ -102,7 +102,7 @@ def test_200_mixed_precision_steps_on_real_images(real_images, dtype):
 def test_loss_scaling_recovers_from_an_overflow(real_images):
     backbone = SecViT(MICRO, 'released', out_norm=True, out_indices=(0,)).train()
     before = {name: p.clone() for name, p in backbone.named_parameters()}
-    # So large a factor that gradients overflow float16.
+    # With this factor, gradients overflow float16.
     scaler = torch.amp.GradScaler('cpu', init_scale=2.0**40)
     train(backbone, real_images, torch.float16, 1, scaler)
     assert scaler.get_scale() == 2.0**39

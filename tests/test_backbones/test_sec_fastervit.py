@@ -10,8 +10,8 @@ from mmsecvit.backbones.secvit import SecViTBlock
 INTEGER = 'num_clusters must be an integer of at least 1, got '
 
 
-# Table 8 says 25 and 41; the second digits after the point show that stage 3 has neither local
-# context nor positional networks, and that stage 4 has the latter.
+# Table 8 has 25 and 41. The digits after the point show that stage 3 has neither local context nor
+# positional networks, and that stage 4 has positional networks.
 @pytest.mark.parametrize(('arch', 'millions'), [('0', 25.00), ('1', 40.76)])
 def test_parameters(arch, millions):
     with torch.device('meta'):
@@ -55,7 +55,7 @@ def test_last_stage_attends_to_the_whole_map_at_224():
 
 
 def test_a_number_names_an_architecture_too():
-    # `--cfg-options model.backbone.arch=1` brings a number.
+    # `--cfg-options model.backbone.arch=1` gives a number.
     with torch.device('meta'):
         assert [len(blocks) for blocks in SECFasterViT(1).stages] == [1, 3, 8, 5]
 

@@ -17,8 +17,8 @@ def swin(arch):
         return backbones.SwinTransformer(arch)
 
 
-# Swin's own 28.29 and 49.61 million (with a classifier for 1,000 classes), which Table 8 and
-# Swin's paper write as 29 and 50, less the tables of relative position bias.
+# Swin has 28.29 and 49.61 million (with a classifier for 1,000 classes), which Table 8 and Swin's
+# paper write as 29 and 50. SEC-Swin lacks the tables of relative position bias.
 @pytest.mark.parametrize(
     ('arch', 'of_swin', 'written', 'depths'),
     [('tiny', 28.29, 29, (2, 2, 6, 2)), ('small', 49.61, 50, (2, 2, 18, 2))],
@@ -34,7 +34,7 @@ def test_parameters_are_swins_less_the_position_bias(arch, of_swin, written, dep
 
 
 @pytest.mark.parametrize('arch', ['tiny', 'small'])
-def test_weights_of_swin_load_but_for_the_position_bias(arch):
+def test_weights_of_swin_load_except_the_position_bias(arch):
     weights = swin(arch).state_dict()
     missing, unused = SECSwin(arch, out_indices=(3,)).load_state_dict(weights, strict=False)
     assert missing == []
@@ -67,7 +67,7 @@ def test_a_checkpoint_of_the_other_size_is_refused(tmp_path):
 
 def test_one_cluster_in_each_stage_is_swin_with_global_attention():
     backbones = pytest.importorskip('mmpretrain.models.backbones')
-    # Each window is as large as its stage's map, so that none is shifted.
+    # Each window is as large as the map of its stage, so no window is shifted.
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         reference = backbones.SwinTransformer(
             'tiny',
@@ -91,7 +91,7 @@ def test_one_cluster_in_each_stage_is_swin_with_global_attention():
 
 
 class GlobalAttention(nn.Module):
-    """Torch's own attention of all tokens, with the weights of SECA."""
+    """torch's attention between all tokens, with the weights of SECA."""
 
     def __init__(self, seca, embed_dims):
         super().__init__()

@@ -50,8 +50,8 @@ def test_released_variant_matches_the_authors_network(golden, case, backend):
         assert (out - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
-# Released network with its head, and what the FFN's convolution and LayerScale add to the
-# paper's (design of the networks, Table 8: 15 / 27 / 55 / 96).
+# The released network with its head, with and without the FFN's convolution (Table 8 has 15, 27, 55
+# and 96).
 @pytest.mark.parametrize(
     ('arch', 'released', 'without_ffn_conv'),
     [
@@ -201,8 +201,8 @@ def test_activation_checkpointing_changes_no_value_and_no_gradient():
     torch.testing.assert_close(results[1], results[0])
 
 
-def test_gradients_lie_in_memory_as_their_parameters_do():
-    # Where they do not, DDP warns and copies them at every step.
+def test_gradients_have_the_strides_of_their_parameters():
+    # With other strides, DDP warns and copies them at every step.
     backbone = SecViT(MICRO, 'released', drop_path_rate=0.0).train()
     sum(out.square().mean() for out in backbone(torch.randn(2, 3, 64, 64))).backward()
     for name, p in backbone.named_parameters():
@@ -215,17 +215,17 @@ def test_stochastic_depth_drops_whole_branches_of_samples():
     nn.init.zeros_(block.cpe.bias)
     x = torch.randn(64, 2, 2, 8)
     kept = (block(x) != x).flatten(1).any(1)
-    # Either branch survives with probability 1/2, so about 3/4 of the samples change.
+    # Each of the two branches is kept with probability 1/2, so about 3/4 of the samples change.
     assert 0.5 < kept.float().mean() < 0.95
 
 
-def test_each_image_of_a_batch_stands_alone():
+def test_images_of_a_batch_do_not_depend_on_each_other():
     backbone = SecViT(MICRO, 'released').double().eval()
     x = torch.randn(3, 3, 40, 56, dtype=torch.float64)
     together = backbone(x)
     for i in range(3):
-        for out, alone in zip(together, backbone(x[i : i + 1]), strict=True):
-            torch.testing.assert_close(out[i : i + 1], alone)
+        for out, expected in zip(together, backbone(x[i : i + 1]), strict=True):
+            torch.testing.assert_close(out[i : i + 1], expected)
 
 
 def test_bfloat16_autocast_stays_close_to_float32():
@@ -249,7 +249,7 @@ def test_compiles_to_one_graph():
 
 
 def test_compiles_once_for_all_sizes():
-    # Two stages: tracing symbolic sizes takes a while, and the others have nothing new.
+    # Two stages: tracing symbolic sizes is slow, and the other stages would add nothing.
     backbone = SecViT(MICRO, 'released', out_indices=(0, 1)).eval()
     graphs = CompileCounterWithBackend('eager')
     compiled = torch.compile(backbone, backend=graphs, fullgraph=True, dynamic=True)
@@ -310,7 +310,7 @@ def test_every_toolbox_finds_the_backbone(toolbox):
             r"arch\['ffn_ratio'\] must be a positive number, got '3'",
         ),
         (
-            # Heads of 5 channels, if they were: no multiple of 4 either.
+            # This error comes before the one about multiples of 4.
             dict(arch=dict(MICRO, num_heads=(1, 3, 2, 4)), variant='released'),
             r"arch\['embed_dims'\] must be multiples of arch\['num_heads'\], "
             r'got \(16, 16, 32, 32\) and \(1, 3, 2, 4\)',

@@ -1,4 +1,4 @@
-"""Tables 6 and 7."""
+"""The ablations of Tables 6 and 7."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ MICRO = dict(embed_dims=(16, 16, 32, 32), depths=(1, 1, 2, 1), num_heads=(2, 2, 
 
 
 def classifier(arch='tiny', device='meta', **options):
-    """The released network with its head, by default without memory behind it."""
+    """Build the released network with its head, by default on the device meta."""
     with torch.device(device):
         backbone = SecViT(arch, 'released', attention_backend='reference', **options)
         return nn.Sequential(backbone, SecViTNeck(512), nn.Flatten(), nn.Linear(1024, 1000)).eval()
@@ -23,7 +23,7 @@ def millions(model):
 
 
 def giga_multiply_adds(model):
-    """Of the modules, as the paper counts, and of the attention's two products."""
+    """Count those of the modules, as the paper does, and those of the two products of attention."""
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         maps = model[0](torch.zeros(1, 3, 224, 224))
@@ -57,12 +57,12 @@ def test_no_rival_attention_has_parameters_of_its_own(attention):
 
 
 def test_what_each_part_weighs():
-    # 25 or 9 weights and a bias for each channel of each block.
+    # Each channel of each block has 25 or 9 weights and a bias.
     channels = 2 * 64 + 2 * 128 + 9 * 256 + 2 * 512
     full = millions(classifier())
     assert (full - millions(classifier(lce=False))) * 1e6 == pytest.approx(26 * channels)
     assert (full - millions(classifier(cpe=False))) * 1e6 == pytest.approx(10 * channels)
-    # Convolutions of 3x3, their biases and batch norms; 4x4; five of nine places in each kernel.
+    # 3x3 convolutions with biases and batch norms; a 4x4 one; 5 of the 9 weights of each kernel.
     stem = 9 * (3 * 32 + 2 * 32 * 32 + 32 * 64) + 3 * (3 * 32 + 64)
     patch = 16 * 3 * 64 + 3 * 64
     downsampling = 5 * (64 * 128 + 128 * 256 + 256 * 512)
@@ -99,7 +99,7 @@ def test_pyramid_of_any_size(options, size):
 
 @pytest.mark.parametrize('attention', ['window', 'cswin', 'kmeans'])
 def test_where_one_group_holds_the_map_all_attentions_agree(attention):
-    # At 32x32 the third and fourth stages have 2x2 tokens and 1: every window holds them all.
+    # At 32x32 the third stage has 2x2 tokens: every window holds all of them.
     options = dict(num_clusters=(1, 1, 1, 1))
     own = SecViT(MICRO, 'released', **options).eval()
     rival = SecViT(MICRO, 'released', attention=attention, **options).eval()

@@ -1,4 +1,4 @@
-"""Images of every size, few and odd, and what is no image."""
+"""Images of every size, empty batches, and inputs that are no images."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ def test_any_height_and_width(height, width):
 
 
 def test_every_height_from_32_to_96_and_every_width(backbone):
-    # 29 has no factor in common with 65: each height meets one width and each width one height.
+    # 29 and 65 have no common factor, so each height is paired with one width and vice versa.
     for i in range(65):
         assert_pyramid(backbone, 1, 32 + i, 32 + 29 * i % 65)
 

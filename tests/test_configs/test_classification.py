@@ -17,7 +17,7 @@ pytest.importorskip('mmpretrain')
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 IMAGENET = sorted(path.stem for path in CONFIGS.glob('*_in1k.py'))
-# mmpretrain's own recipes: the highest learning rate and the epochs of warm-up.
+# mmpretrain's own schedules: the highest learning rate and the epochs of warm-up.
 BASELINES = dict(swin_t=(1e-3, 20), swin_s=(1e-3, 20), convnext_t=(4e-3, 20))
 # Table 8: the type and size of the backbone, its last channels, and its stochastic depth.
 NETWORKS = dict(
@@ -59,7 +59,7 @@ def millions(model):
     return sum(p.numel() for p in model.parameters()) / 1e6
 
 
-# Counted; Table 8 has 15, 27, 55, 96, 29, 50, 25 and 41, Table 6 has 14 without the stem.
+# Counted. Table 8 has 15, 27, 55, 96, 29, 50, 25 and 41, Table 6 has 14 without the stem.
 @pytest.mark.parametrize(
     ('name', 'params'),
     [
@@ -79,7 +79,7 @@ def millions(model):
     ],
 )
 def test_parameters(name, params):
-    # The toolbox's networks cannot be built without memory.
+    # The toolbox's networks cannot be built on meta.
     device = 'cpu' if name.startswith(('swin', 'convnext')) else 'meta'
     assert millions(build(f'{name}_in1k', device)) == pytest.approx(params, abs=0.006)
 
@@ -165,13 +165,13 @@ def test_learning_rate_rises_in_warm_up_and_falls_along_a_cosine(name):
         for scheduler in schedulers:
             if scheduler.by_epoch:
                 scheduler.step()
-    # The first epoch step by step, then the last step of warm-up and the epoch after it.
+    # The first epoch, then the last step of the warm-up and the epoch after it.
     last_step = warm_up * steps_per_epoch - 1
     rising = [peak * (1e-3 + (1 - 1e-3) * step / last_step) for step in range(10)]
     assert rates[0] == pytest.approx(peak / 1000)
     assert rates[:10] == pytest.approx(rising)
     assert rates[last_step : last_step + 11] == pytest.approx([peak] * 11)
-    # Along the cosine every step of an epoch has one rate.
+    # On the cosine, all steps of an epoch have one rate.
     for epoch in (warm_up + 1, warm_up + 100, 299):
         progress = (epoch - warm_up) / (300 - warm_up)
         falling = 1e-5 + (peak - 1e-5) * (1 + cos(pi * progress)) / 2
@@ -196,7 +196,7 @@ def test_one_step_and_a_prediction(name):
     loss, _ = model.parse_losses(model(**data, mode='loss'))
     optim_wrapper.backward(loss)
     optim_wrapper.step()
-    # A network that knows nothing yet: cross entropy of 1,000 classes, give or take.
+    # The cross entropy of an untrained network for 1,000 classes.
     assert loss.item() == pytest.approx(log(1000), rel=0.2)
     for parameter_name, p in model.backbone.named_parameters():
         assert p.grad is not None and p.grad.isfinite().all(), parameter_name

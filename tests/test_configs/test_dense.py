@@ -1,4 +1,4 @@
-"""The 32 experiments on COCO and ADE20K: recipes, sizes, one step of each, and their evaluators."""
+"""The 32 experiments on COCO and ADE20K: schedules, sizes, one step of each, and evaluators."""
 
 from copy import deepcopy
 from functools import cache
@@ -41,7 +41,7 @@ def load(name: str) -> Config:
 
 
 def on_small_images(cfg: Config, coco_excerpt: Path, ade20k_excerpt: Path) -> Config:
-    """Let an experiment run on a CPU, on images of 160 x 128 or less, all of one batch alike."""
+    """Let an experiment run on a CPU, on images of at most 160x128, of one size in a batch."""
     segments = cfg.default_scope == 'mmseg'
     root = str(ade20k_excerpt if segments else coco_excerpt)
     options = {'model.backbone.drop_path_rate': 0.0}
@@ -67,10 +67,10 @@ def on_small_images(cfg: Config, coco_excerpt: Path, ade20k_excerpt: Path) -> Co
         }
     cfg.merge_from_dict(options)
     cfg.model = without_sync_batch_norm(cfg.model)
-    # A network that knows nothing yet is sure of nothing: score what it finds nevertheless.
+    # Scores of an untrained network are low: keep its predictions nevertheless.
     if 'roi_head' in cfg.model:
         cfg.model.test_cfg.rcnn.score_thr = 0.0
-        # Fewer RoIs, whose heads would take most of the time.
+        # Fewer RoIs: their heads would take most of the time.
         cfg.model.test_cfg.rpn.max_per_img = 32
         rcnn = cfg.model.train_cfg.rcnn
         for stage in rcnn if isinstance(rcnn, list) else [rcnn]:
@@ -143,8 +143,7 @@ def test_backbone_is_the_released_one_with_norms_for_dense_prediction(name):
     assert backbone.out_norm
 
 
-# Counted with the toolboxes' heads. Tables 3-5 have the same millions where they have the row, but
-# for UperNet-L: 130.
+# Counted with the toolboxes' heads. Tables 3-5 have the same millions, except 130 for UperNet-L.
 MILLIONS = {
     'mask_rcnn_secvit_{}_1x': dict(t=33.58, s=45.37, b=73.31, l=115.08),
     'cascade_mask_rcnn_secvit_{}_3x': dict(s=83.21, b=111.15),
@@ -198,7 +197,7 @@ def test_norms_and_only_norms_are_free_of_weight_decay():
 
 
 def check_one_step(cfg: Config) -> None:
-    """Train all of the backbone for a step, and score what the model predicts for an image."""
+    """Train the whole backbone for a step, and evaluate the predictions for an image."""
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = MODELS.build(cfg.model).train()
         optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
@@ -287,7 +286,7 @@ def test_ground_truth_scores_full_marks_in_detection(family, coco_excerpt, ade20
 
 @pytest.mark.parametrize('family', SEGMENTERS)
 def test_ground_truth_scores_full_marks_in_segmentation(family, coco_excerpt, ade20k_excerpt):
-    """Built from the label images: 0 is unlabelled, label n is class n - 1."""
+    """Built from the label images: 0 is unlabeled, label n is class n - 1."""
     name = f'{family}_secvit_t_{SEGMENTERS[family]}'
     cfg = on_small_images(load(name), coco_excerpt, ade20k_excerpt)
     with DefaultScope.overwrite_default_scope('mmseg'):

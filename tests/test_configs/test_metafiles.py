@@ -1,4 +1,4 @@
-"""What `mim` reads: the index, and a metafile for each family. What people read: the tables."""
+"""Everything that shows the paper's numbers: the metafiles, which `mim` reads, and the tables."""
 
 import runpy
 from pathlib import Path
@@ -9,7 +9,7 @@ from mmsecvit import list_models
 from mmsecvit.analysis import ROWS
 
 ROOT = Path(__file__).parents[2]
-# mmsecvit.analysis has the evaluators' names.
+# mmsecvit.analysis uses the names of the toolboxes' evaluators.
 METRICS = {
     'paper box AP': 'coco/bbox_mAP',
     'paper mask AP': 'coco/segm_mAP',
@@ -44,7 +44,7 @@ def test_results_are_the_papers():
         for result in model.get('Results', []):
             found |= {METRICS[name]: value for name, value in result['Metrics'].items()}
         row = rows.get(model['Name'])
-        # Metafiles have what a table's main columns have.
+        # Metafiles have the main columns of a table.
         expected = {k: v for k, v in row.results.items() if k in METRICS.values()} if row else {}
         assert found == expected
 
