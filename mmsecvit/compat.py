@@ -4,23 +4,32 @@ A docstring says, in this order: the package and its versions with the fault, th
 workaround does, the upstream issue or commit where one is known, and when the workaround can go.
 Where that can be tested, a test in ``tests/test_compat.py`` fails once it is no longer needed.
 
-This module imports torch and mmengine only; what needs more imports it inside the function.
+Backbones import this module: what needs more than torch and the basic packages of mmengine
+imports it inside the function.
 """
+
+from __future__ import annotations
 
 import atexit
 import gc
 import inspect
 import multiprocessing
 import signal
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.optim import OptimWrapper
-from mmengine.runner import IterBasedTrainLoop
+from mmengine.logging import HistoryBuffer
+from mmengine.utils import digit_version
 from torch import distributed, nn
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from mmengine.optim import OptimWrapper
+    from mmengine.runner import IterBasedTrainLoop
 
 
 def load_fsdp_optimizer_state(model: nn.Module, wrapper: OptimWrapper, state_dict: dict) -> None:
@@ -178,3 +187,58 @@ def give_renderer_to_adjust_bbox() -> None:
         module.adjust_bbox = lambda figure, box: adjust_bbox(
             figure, box, figure.canvas.get_renderer()
         )
+
+
+def _history_method(owner: object, name: str) -> object:
+    """Replace ``getattr`` in pickles of a HistoryBuffer, which look up their own methods."""
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
+        raise ValueError(f'GLOBAL getattr({owner}, {name})')
+    return getattr(HistoryBuffer, name)
+
+
+# NumPy 2 renamed the module of the functions that rebuild arrays and scalars: a file can have
+# either name.
+_IN_MMENGINE_CHECKPOINTS = [
+    HistoryBuffer,
+    (_history_method, 'builtins.getattr'),
+    np.ndarray,
+    np.dtype,
+    *{type(np.dtype(t)) for t in (np.float32, np.float64, np.int64)},
+    *(
+        (value.__reduce__()[0], f'numpy.{core}.multiarray.{name}')
+        for value, name in ((np.empty(0), '_reconstruct'), (np.float64(0), 'scalar'))
+        for core in ('core', '_core')
+    ),
+]
+
+
+def trusting_mmengine() -> AbstractContextManager:
+    """Return a context in which torch reads mmengine's own checkpoints with ``weights_only=True``.
+
+    mmengine <= 0.10.7 and OneDL's <= 0.10.12 save the history of scalars as objects, which torch
+    refuses. In the context torch knows the classes of these objects and no others; ``getattr``,
+    which their pickles call, finds their own methods only. Remove when mmengine saves plain data.
+
+    torch < 2.6 refuses names that it does not know itself: it reads weights only.
+    torch <= 2.11 (``safe_globals``) forgets on exit the names that the caller had added before,
+    so this function adds only new ones.
+    """
+    if digit_version(torch.__version__) < digit_version('2.6'):
+        return nullcontext()
+    known = torch.serialization.get_safe_globals()
+    return torch.serialization.safe_globals(
+        [name for name in _IN_MMENGINE_CHECKPOINTS if name not in known]
+    )
+
+
+def stable_sort_in_onnx(
+    x: Any, stable: bool | None = None, dim: int = -1, descending: bool = False
+) -> Any:
+    """Sort the last dimension in rising order, as an ONNX graph: a translation of ``sort.stable``.
+
+    torch <= 2.11 (``torch.onnx.export``) has none. Among equal values, ONNX's TopK takes the lower
+    index first, so it is stable. Remove when ``torch.onnx.export`` translates ``sort.stable``.
+    """
+    from onnxscript import opset18
+
+    return opset18.TopK(x, opset18.Shape(x, start=-1), axis=-1, largest=0, sorted=1)

@@ -1,10 +1,14 @@
 """Each test fails once the workaround that it names is no longer needed."""
 
 import inspect
+import pickle
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
+from mmengine.logging import HistoryBuffer
+from torch import nn
 
 from mmsecvit import compat
 
@@ -35,3 +39,29 @@ def test_the_browser_of_mmpretrain_still_needs_help():
     tool = Path(mmpretrain.__path__[0], '.mim/tools/visualization/browse_dataset.py').read_text()
     assert '**cfg.visualizer' in tool, compat.drop_scope_of_visualizer.__doc__
     assert 'adjust_bbox(figure, ' in tool, compat.give_renderer_to_adjust_bbox.__doc__
+
+
+def test_torch_still_refuses_what_mmengine_saves(tmp_path):
+    torch.save(HistoryBuffer([1.0], [1]), tmp_path / 'history.pth')
+    with pytest.raises(pickle.UnpicklingError, match='HistoryBuffer|getattr'):
+        torch.load(tmp_path / 'history.pth', weights_only=True)
+
+
+@pytest.mark.skipif(not hasattr(torch.serialization, 'safe_globals'), reason='torch has none')
+def test_torch_still_forgets_what_its_caller_trusted():
+    with torch.serialization.safe_globals([OrderedDict]):
+        with torch.serialization.safe_globals([OrderedDict]):
+            pass
+        assert OrderedDict not in torch.serialization.get_safe_globals()
+
+
+def test_torch_still_translates_no_stable_sort_to_onnx():
+    pytest.importorskip('onnxscript')
+
+    class Sort(nn.Module):
+        def forward(self, x):
+            return torch.sort(x, stable=True)[0]
+
+    program = torch.export.export(Sort(), (torch.rand(3),))
+    with pytest.raises(torch.onnx.errors.OnnxExporterError):
+        torch.onnx.export(program, dynamo=True)

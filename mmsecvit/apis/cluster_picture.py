@@ -1,4 +1,4 @@
-"""The clusters of an image file: what tools/analysis/visualize_clusters.py does."""
+"""Draw the clusters of an image file: what tools/analysis/visualize_clusters.py does."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from ..engine.hooks.cluster_visualization import image_normalization
 from ..visualization import draw_clusters, record_ranks
 from .config import load_config, set_pretrained
 
-# Without a config: SecViT-T, on images as ImageNet's are normalised.
+# SecViT-T, with the normalization of ImageNet.
 DEFAULT_CONFIG = dict(
     default_scope='mmpretrain',
     model=dict(
@@ -36,15 +36,15 @@ def visualize_clusters(
     heads: str | int = 'mean',
     trust: bool = False,
 ) -> Path:
-    """Draw the clusters of an image, at the image's own size.
+    """Draw the clusters of an image, at the size of the image.
 
     Args:
         image: Image file.
         out: PNG file to write, which must not exist yet.
-        config: Config of a detector, segmenter or classifier with a SecViT backbone. Defaults to
-            SecViT-T, of the released variant.
-        checkpoint: Weights of the backbone, or of a whole model with it; the authors' file too.
-            Defaults to None: random weights.
+        config: Config file of a detector, segmenter or classifier with a SecViT backbone. Defaults
+            to SecViT-T, the released variant.
+        checkpoint: Weights of the backbone or of a whole model with it, also as the authors
+            released them. Defaults to None: random weights.
         stages: Stages to draw, counted from 1.
         block: Which block of each stage, counted from 0; -1 is the last.
         heads: ``mean``, ``all``, or a head's number from 0, as in
@@ -55,10 +55,10 @@ def visualize_clusters(
         The path of the picture.
 
     Raises:
-        FileNotFoundError: If there is no such image or checkpoint.
+        FileNotFoundError: If the image, the config or the checkpoint does not exist.
         FileExistsError: If ``out`` exists.
-        ValueError: If the image cannot be read, the checkpoint does not fit, or there is no such
-            stage, block or head.
+        ValueError: If the image cannot be read, the checkpoint does not fit, or the backbone has
+            no such stage, block or head.
     """
     out = Path(out)
     if out.exists():

@@ -1,4 +1,4 @@
-"""Converting the authors' released checkpoints: what tools/model_converters does."""
+"""Convert the checkpoints that the authors released: what tools/model_converters does."""
 
 import hashlib
 from pathlib import Path
@@ -14,26 +14,25 @@ from ..version import __version__
 
 
 def convert_released(src: str | Path, dst: str | Path, trust: bool = False) -> dict:
-    """Convert a released checkpoint to a classifier's of this package.
+    """Convert a checkpoint that the authors released to a classifier of this package.
 
-    The result serves as weights of mmpretrain's ``ImageClassifier``, and as ``--pretrained`` or
+    mmpretrain's ``ImageClassifier`` loads the result, and so do ``--pretrained`` and the
     ``init_cfg`` of a backbone.
 
     Args:
-        src: The authors' checkpoint, a local file; with or without the classifier's weights.
+        src: The authors' checkpoint, a local file, with or without the weights of the head.
         dst: File to write, which must not exist yet.
         trust: Whether to execute code that ``src`` may hold.
 
     Returns:
-        What is written beside the weights, under ``meta``: ``arch`` (a name, or the dict that
-        makes a network of another size), ``variant``, the source's name and SHA-256, and the
-        versions that converted it.
+        The ``meta`` of the new file: ``arch`` (a name, or a dict for a network of another size),
+        ``variant``, name and SHA-256 of the source, and the versions that converted it.
 
     Raises:
-        FileNotFoundError: If there is no ``src``.
+        FileNotFoundError: If ``src`` does not exist.
         FileExistsError: If ``dst`` exists.
-        ValueError: If ``src`` holds more than data or is not the released network, with the
-            first keys and shapes that differ.
+        ValueError: If ``src`` holds more than data, or is not the released network. The error
+            names the first keys and shapes that differ.
     """
     dst = Path(dst)
     if dst.exists():
@@ -58,14 +57,14 @@ def convert_released(src: str | Path, dst: str | Path, trust: bool = False) -> d
 
 
 def _recognize_released(released: dict[str, Tensor], weights: dict[str, Tensor]) -> str | dict:
-    """Tell the architecture, after every name and shape was compared with a network of it."""
+    """Return the architecture, or raise a ValueError unless every name and shape is that of it."""
     recognized = recognize(_part(weights, 'backbone.'))
     if not is_released(released) or not recognized:
         first = ', '.join(f'{key} {tuple(released[key].shape)}' for key in [*released][:3])
         raise ValueError(f'its weights begin with {first}')
     arch = recognized['arch']
     if isinstance(arch, dict):
-        # An angle is for two of a head's channels.
+        # Each angle turns two channels of a head.
         angles = [released.get(f'layers.{i}.RoPE.angle', torch.ones(1)) for i in range(4)]
         heads = [c // (2 * len(x)) for c, x in zip(arch['embed_dims'], angles, strict=True)]
         arch = dict(arch, num_heads=tuple(heads))
@@ -77,7 +76,7 @@ def _recognize_released(released: dict[str, Tensor], weights: dict[str, Tensor])
     if 'head.fc.weight' in weights:
         num_classes, projection = weights['head.fc.weight'].shape
         model['head'] = nn.ModuleDict(dict(fc=nn.Linear(projection, num_classes)))
-    # Compared by the names in the file, which are those that the user knows.
+    # Errors then have the names of the file.
     check_fit(to_released(model.state_dict(), backbone.rotary_dims), released)
     return arch
 

@@ -1,10 +1,10 @@
-"""Exporting backbones and classifiers: what tools/deployment/export.py does."""
+"""Export backbones and classifiers: what tools/deployment/export.py does."""
 
 import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from mmengine.model import BaseModule
@@ -12,6 +12,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from ..checkpoints import CheckpointReader, check_weights, extract_state_dict
+from ..compat import stable_sort_in_onnx
 from ..layers import SECA
 from .config import load_config, set_pretrained, without_sync_batch_norm
 
@@ -21,15 +22,15 @@ Run = Callable[[Tensor], Sequence[Tensor]]
 
 
 class Comparison(NamedTuple):
-    """An exported network beside the one it was made of, on one random input.
+    """Compare an exported network with the original one, on one random input.
 
     Attributes:
         shape: Shape of the input, (B, 3, H, W).
         difference: Largest absolute difference of any output.
-        share: Which part of the outputs differs by more than 1e-4. Where rounding decides which
-            cluster a token is in, two computations may disagree, and its cluster with it.
-        torch_seconds: Time that the network takes, in seconds: the median of five runs.
-        exported_seconds: Time that the exported one takes.
+        share: Fraction of the outputs that differ by more than 1e-4. Where rounding decides which
+            cluster a token belongs to, two computations may disagree about its whole cluster.
+        torch_seconds: Time of the original network, in seconds: the median of five runs.
+        exported_seconds: Time of the exported network, in the same way.
     """
 
     shape: tuple[int, ...]
@@ -60,23 +61,23 @@ def export(
     size: tuple[int, int] = (224, 224),
     trust: bool = False,
 ) -> 'Exported':
-    """Write the backbone of a config, or its classifier, as a file that runs without it.
+    """Write a backbone, or a whole classifier, to a file that runs without this package.
 
-    The input is called ``images``: (B, 3, H, W), float32, normalised as the config's data
-    preprocessor does it. The outputs are a classifier's ``logits``, (B, classes), or the backbone's
-    maps, ``map0`` and so on.
+    The input is called ``images``: (B, 3, H, W), float32, normalized as the config's data
+    preprocessor does it. The outputs are the ``logits`` of a classifier, (B, classes), or the maps
+    of a backbone, ``map0`` and so on.
 
     Args:
-        config: Config of a detector or segmenter, whose backbone is exported, or of a
-            classifier, which is exported whole.
-        checkpoint: Weights of the whole model, a file or an http(s) address; for a backbone
-            whatever its ``init_cfg`` takes.
+        config: Config file. Of a detector or segmenter, the backbone is exported; a classifier is
+            exported whole.
+        checkpoint: Weights of the whole model, a file or an http(s) address. For a backbone, any
+            file that its ``init_cfg`` takes.
         out: File to write, which must not exist yet: ``.onnx``, or ``.pt2`` for ``torch_export``.
         format: ``onnx`` or ``torch_export``.
-        dynamic: Whether the file takes any batch, and images whose height and width are any
-            multiples of 32, to which the toolboxes pad. Between them, clusters of all sizes
-            would need branches that neither format has.
-        size: Height and width of the one image that the file takes if it is not dynamic.
+        dynamic: Whether the file takes any batch, and images of any height and width that are
+            multiples of 32, as the toolboxes pad them. Other sizes have clusters of unequal sizes,
+            which need branches that neither format has.
+        size: Height and width of the one image that a file takes which is not dynamic.
         trust: Whether to execute code that the checkpoint may hold.
 
     Returns:
@@ -84,9 +85,9 @@ def export(
 
     Raises:
         FileExistsError: If ``out`` exists.
-        FileNotFoundError: If there is no such checkpoint.
-        ValueError: If an argument is not among the above, a package is missing, or the
-            checkpoint does not fit.
+        FileNotFoundError: If the config or the checkpoint does not exist.
+        ValueError: If an argument has another value, a package is missing, or the checkpoint does
+            not fit.
     """
     out = Path(out)
     if format not in SUFFIXES:
@@ -101,7 +102,7 @@ def export(
     network = load_network(config, checkpoint, trust)
     if dynamic:
         _check_divisible(getattr(network, 'backbone', network))
-        # Sizes of 0 and 1 are special cases to torch.export, and equal ones count as one.
+        # torch.export specializes sizes of 0 and 1, and takes equal sizes for one size.
         example = torch.rand(2, 3, 224, 256)
         height, width = torch.export.Dim('height'), torch.export.Dim('width')
         shapes = ({0: torch.export.Dim('batch'), 2: 32 * height, 3: 32 * width},)
@@ -122,7 +123,7 @@ def export(
             output_names=outputs,
             dynamo=True,
             external_data=False,
-            custom_translation_table={torch.ops.aten.sort.stable: _stable_sort_in_onnx},
+            custom_translation_table={torch.ops.aten.sort.stable: stable_sort_in_onnx},
         )
     return Exported(network, out)
 
@@ -147,7 +148,7 @@ def load_network(config: str | Path, checkpoint: str, trust: bool = False) -> Ba
 
 
 def _check_divisible(backbone: BaseModule) -> None:
-    """Raise a ValueError unless the clusters of all multiples of 32x32 pixels have one size."""
+    """Raise a ValueError unless all clusters have one size, for all multiples of 32x32 pixels."""
     for i, stage in enumerate(backbone.stages):
         tokens = (8 >> i) ** 2
         for attn in stage.modules():
@@ -159,7 +160,7 @@ def _check_divisible(backbone: BaseModule) -> None:
 
 
 def load_exported(path: Path) -> Run:
-    """Read an exported file: a function from an input to a tuple of outputs."""
+    """Read an exported file, and return a function that runs it on an input, (B, 3, H, W)."""
     if path.suffix == '.onnx':
         import onnxruntime
 
@@ -175,7 +176,7 @@ def load_exported(path: Path) -> Run:
 
 
 def compare(network: nn.Module, exported: Run, shape: tuple[int, ...]) -> Comparison:
-    """Run a network and its export on one random input of a shape, and take the time."""
+    """Run a network and its export on one random input, (B, 3, H, W), and measure the time."""
     x = torch.randn(shape)
     with torch.no_grad():
         expected, torch_seconds = _timed(lambda x: _as_sequence(network(x)), x)
@@ -183,15 +184,6 @@ def compare(network: nn.Module, exported: Run, shape: tuple[int, ...]) -> Compar
     differences = torch.cat([(a - b).abs().flatten() for a, b in zip(got, expected, strict=True)])
     share = (differences > 1e-4).double().mean().item()
     return Comparison(shape, differences.max().item(), share, torch_seconds, exported_seconds)
-
-
-def _stable_sort_in_onnx(
-    x: Any, stable: bool | None = None, dim: int = -1, descending: bool = False
-) -> Any:
-    """Sort the last dimension upwards: among equals, TopK puts the lower index first."""
-    from onnxscript import opset18
-
-    return opset18.TopK(x, opset18.Shape(x, start=-1), axis=-1, largest=0, sorted=1)
 
 
 def _as_sequence(outputs: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:

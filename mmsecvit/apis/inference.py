@@ -1,15 +1,13 @@
-"""Predictions for image files: what tools/demo.py does."""
+"""Predict for image files: what tools/demo.py does."""
 
 import glob
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import mmcv
 import numpy as np
-import rich
 from mmengine.config import Config
 from mmengine.utils import track_iter_progress
 from torch import nn
@@ -18,7 +16,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from ..checkpoints import CheckpointReader, check_weights
 from .config import check_operators, load_config
 
-# From the path of an image to a picture of the prediction, (H, W, 3) uint8 RGB, and the
+# Takes the path of an image. Returns a picture of the prediction, (H, W, 3) uint8 RGB, and the
 # prediction as plain data.
 Predict = Callable[[str], tuple[np.ndarray, dict]]
 
@@ -80,25 +78,24 @@ def infer(
     for name in ('vis', 'preds'):
         (out_dir / name).mkdir(parents=True)
     unreadable = []
-    with _one_progress_bar():
-        for path in track_iter_progress(paths):
-            if not _is_readable(path):
-                unreadable.append(path)
-                continue
-            picture, prediction = predict(str(path))
-            mmcv.imwrite(mmcv.rgb2bgr(picture), str(out_dir / 'vis' / f'{path.stem}.png'))
-            record = json.dumps(dict(image=str(path), **prediction))
-            (out_dir / 'preds' / f'{path.stem}.json').write_text(record)
+    for path in track_iter_progress(paths):
+        if not _is_readable(path):
+            unreadable.append(path)
+            continue
+        picture, prediction = predict(str(path))
+        mmcv.imwrite(mmcv.rgb2bgr(picture), str(out_dir / 'vis' / f'{path.stem}.png'))
+        record = json.dumps(dict(image=str(path), **prediction))
+        (out_dir / 'preds' / f'{path.stem}.json').write_text(record)
     return unreadable
 
 
 def find_images(images: Sequence[str | Path]) -> list[Path]:
-    """List the files that files, folders and glob patterns stand for.
+    """List the image files that files, folders and glob patterns name.
 
     Raises:
-        FileNotFoundError: If one of them stands for no file.
-        ValueError: If two files differ in folder or suffix alone, so that one's results would
-            replace the other's.
+        FileNotFoundError: If one of them names no file.
+        ValueError: If two files have the same name in different folders or with different
+            suffixes: the results of one would replace those of the other.
     """
     paths: dict[str, Path] = {}
     for given in images:
@@ -122,6 +119,7 @@ def _detector(cfg: Config, checkpoint: str) -> tuple[nn.Module, Predict]:
     from mmdet.apis import DetInferencer
 
     inferencer = DetInferencer(cfg, checkpoint)
+    inferencer.show_progress = False  # a bar for each image
 
     def predict(path: str) -> tuple[np.ndarray, dict]:
         results = inferencer(path, return_vis=True)
@@ -138,6 +136,7 @@ def _segmenter(cfg: Config, checkpoint: str) -> tuple[nn.Module, Predict]:
     from pycocotools import mask as coco_mask
 
     inferencer = MMSegInferencer(cfg, checkpoint)
+    inferencer.show_progress = False  # a bar for each image
 
     def predict(path: str) -> tuple[np.ndarray, dict]:
         results = inferencer(path, return_vis=True)
@@ -163,7 +162,9 @@ def _classifier(cfg: Config, checkpoint: str) -> tuple[nn.Module, Predict]:
     visualizer = UniversalVisualizer()
 
     def predict(path: str) -> tuple[np.ndarray, dict]:
-        samples = inferencer(path, return_datasamples=True)
+        # Calling the inferencer would draw a progress bar for each image.
+        (data,) = inferencer.preprocess([path])
+        samples = inferencer.forward(data)
         (prediction,) = inferencer.postprocess(samples, visualization=None)
         picture = visualizer.visualize_cls(
             mmcv.imread(path, channel_order='rgb'),
@@ -185,14 +186,3 @@ def _is_readable(path: Path) -> bool:
         return mmcv.imread(path) is not None
     except (OSError, cv2.error):
         return False
-
-
-@contextmanager
-def _one_progress_bar() -> Iterator[None]:
-    """Silence the bars that inferencers draw, one for each image, beside that over all images."""
-    console = rich.get_console()
-    quiet, console.quiet = console.quiet, True
-    try:
-        yield
-    finally:
-        console.quiet = quiet

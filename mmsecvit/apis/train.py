@@ -81,7 +81,7 @@ def train(
         load_from = cfg.get('load_from')
         if load_from and isinstance(runner.model, nn.Module) and not Path(load_from).is_dir():
             # A run that starts from weights may have other classes, and so other heads.
-            part = '' if cfg.resume else 'backbone.'
+            part = '' if cfg.get('resume') else 'backbone.'
             check_weights(runner.model, reader.read(load_from), load_from, config, part)
         if filled_in:
             runner.logger.info(filled_in)

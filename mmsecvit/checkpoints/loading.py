@@ -4,44 +4,19 @@ import os
 import re
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer, print_log
+from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
-from mmengine.runner.checkpoint import CheckpointLoader
-from mmengine.utils import digit_version
 from torch import Tensor, nn
 
+from ..compat import trusting_mmengine
 from .released import from_released, is_released
 
 URL_SCHEMES = ('http://', 'https://')
-
-
-def _history_method(owner: object, name: str) -> object:
-    """Replace ``getattr`` in pickles of a HistoryBuffer, which look up their own methods."""
-    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
-        raise ValueError(f'GLOBAL getattr({owner}, {name})')
-    return getattr(HistoryBuffer, name)
-
-
-# mmengine's own checkpoints hold these in addition to tensors and plain Python data. NumPy 2
-# renamed the module of the functions that rebuild arrays and scalars: a file can have either name.
-_TRUSTED = [
-    HistoryBuffer,
-    (_history_method, 'builtins.getattr'),
-    np.ndarray,
-    np.dtype,
-    *{type(np.dtype(t)) for t in (np.float32, np.float64, np.int64)},
-    *(
-        (value.__reduce__()[0], f'numpy.{core}.multiarray.{name}')
-        for value, name in ((np.empty(0), '_reconstruct'), (np.float64(0), 'scalar'))
-        for core in ('core', '_core')
-    ),
-]
 
 
 class CheckpointError(ValueError):
@@ -82,7 +57,7 @@ def read_checkpoint(
         raise FileNotFoundError(f'checkpoint {path} does not exist')
     load = torch.hub.load_state_dict_from_url if is_url else torch.load
     try:
-        with _trusting_mmengine():
+        with trusting_mmengine():
             checkpoint = load(
                 os.path.expanduser(path), map_location=map_location, weights_only=not trust
             )
@@ -99,18 +74,9 @@ def read_checkpoint(
             )
         raise CheckpointError(f'checkpoint {path} {reason}') from error
     if not trust and isinstance(checkpoint, dict) and isinstance(checkpoint.get('meta'), dict):
-        # mmengine would run this text as Python when it resumes; nothing else needs it.
+        # `Runner.resume` of mmengine <= 0.10 runs this text as Python; nothing else needs it.
         checkpoint['meta'].pop('config', None)
     return checkpoint
-
-
-def _trusting_mmengine() -> AbstractContextManager:
-    """Let torch read what mmengine's own checkpoints hold, and forget it afterwards."""
-    if digit_version(torch.__version__) < digit_version('2.6'):
-        return nullcontext()  # it refuses all names that it does not know itself
-    # On exit torch forgets all names that it was given, those of the caller too.
-    known = torch.serialization.get_safe_globals()
-    return torch.serialization.safe_globals([name for name in _TRUSTED if name not in known])
 
 
 class CheckpointReader:
@@ -119,12 +85,17 @@ class CheckpointReader:
     Args:
         trust: Whether to execute code that a checkpoint may hold.
 
+    Attributes:
+        in_service: The reader that serves mmengine now, or None.
+
     Example:
         >>> reader = CheckpointReader()
         >>> checkpoint = reader.read('epoch_12.pth')  # refuse it before all work
         >>> with reader.serving_mmengine():
         ...     runner.train()  # mmengine loads what was read
     """
+
+    in_service: ClassVar['CheckpointReader | None'] = None
 
     def __init__(self, trust: bool = False) -> None:
         self.trust = trust
@@ -165,27 +136,27 @@ class CheckpointReader:
 
     @contextmanager
     def serving_mmengine(self) -> Iterator[None]:
-        """Let mmengine, and backbones of this package, load files and http(s) addresses from here.
+        """Let mmengine, and backbones of this package, load files and addresses from here.
 
-        mmengine's own readers trust more, and some releases execute what they cannot read as
-        data. They are back after the ``with`` block.
+        mmengine's own loaders trust more, and some releases execute what they cannot read as data.
+        They are back after the ``with`` block.
 
         Before torch 2.6, mmengine's own checkpoints count as more than data.
         """
+        # mmengine.runner imports all of mmengine's strategies, which no backbone needs.
+        from mmengine.runner.checkpoint import CheckpointLoader
+
         prefixes = ('', *URL_SCHEMES)
-        before = {prefix: CheckpointLoader._schemes[prefix] for prefix in prefixes}
+        loaders = {prefix: CheckpointLoader._schemes[prefix] for prefix in prefixes}
+        outer_reader = CheckpointReader.in_service
         CheckpointLoader.register_scheme(prefixes, self.load_from_reader, force=True)
+        CheckpointReader.in_service = self
         try:
             yield
         finally:
-            for prefix, loader in before.items():
+            CheckpointReader.in_service = outer_reader
+            for prefix, loader in loaders.items():
                 CheckpointLoader.register_scheme(prefix, loader, force=True)
-
-    @classmethod
-    def in_service(cls) -> 'CheckpointReader':
-        """Return the reader that serves mmengine now, or else a new one, which trusts nothing."""
-        reader = getattr(CheckpointLoader._schemes[''], '__self__', None)
-        return reader if isinstance(reader, cls) else cls()
 
 
 def read_state_dict(path: str | Path, trust: bool = False) -> dict[str, Tensor]:
@@ -312,7 +283,8 @@ def load_backbone_weights(
         CheckpointError: If the weights are not those of this backbone. The error names the first
             keys and shapes that differ.
     """
-    checkpoint = CheckpointReader.in_service().load_from_reader(str(path))
+    reader = CheckpointReader.in_service or CheckpointReader()
+    checkpoint = reader.load_from_reader(str(path))
     state_dict = extract_state_dict(checkpoint, path)
     if is_released(state_dict):
         state_dict = from_released(state_dict)

@@ -1,4 +1,4 @@
-"""The authors' released state dict in this package's names (mmpretrain's ImageClassifier)."""
+"""Rename weights between the authors' released network and mmpretrain's ImageClassifier."""
 
 import re
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# Applied in this order, each to the result of those before.
+# Applied in this order, each to the result of the one before.
 _RENAMING = [
     (r'^patch_embed\.proj\.', 'backbone.stem.'),
     (r'^layers\.(\d)\.blocks\.', r'backbone.stages.\1.'),
@@ -21,11 +21,11 @@ _RENAMING = [
     (r'^(proj|norm)\.', r'neck.\1.'),
     (r'^head\.', 'head.fc.'),
 ]
-# 1x1 convolutions there are linear layers here; LayerScale's factors lose their map's axes.
+# 1x1 convolutions there are linear layers here. LayerScale has shape (1, C, 1, 1) there, (C,) here.
 _FLATTENED = re.compile(
     r'(attn\.(qkv|proj)|ffn\.fc[12]|head\.fc|scale[12])\.weight$',
 )
-# And back; the patterns say where a weight lies, since names are shorter there.
+# The way back. These patterns start at the root, since names are shorter there.
 _RENAMING_BACK = [
     (r'^backbone\.stem\.', 'patch_embed.proj.'),
     (r'^backbone\.stages\.(\d)\.', r'layers.\1.blocks.'),
@@ -45,15 +45,15 @@ _DROPPED = re.compile(r'\.RoPE\.angle$')
 
 
 def is_released(state_dict: dict[str, Tensor]) -> bool:
-    """Whether the names are those of the authors' released network."""
+    """Return whether the names are those of the authors' released network."""
     return 'patch_embed.proj.0.weight' in state_dict
 
 
 def from_released(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the authors' released weights to this package's.
+    """Rename the weights that the authors released to the names of this package.
 
     Args:
-        state_dict: The released network's, without ``module.`` before its keys.
+        state_dict: State dict of the released network, without ``module.`` before its keys.
 
     Returns:
         The same weights for an ``ImageClassifier``: keys begin with ``backbone.``, ``neck.``
@@ -72,15 +72,16 @@ def from_released(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_released(state_dict: dict[str, Tensor], head_dims: Sequence[int]) -> dict[str, Tensor]:
-    """Rename this package's weights to the authors': the inverse of :func:`from_released`.
+    """Rename weights to the names of the authors: the inverse of :func:`from_released`.
 
     Args:
-        state_dict: Of an ``ImageClassifier`` with SecViT's released variant, as
-            :func:`from_released` returns it; neck and head may be missing.
-        head_dims: Channels of a head in each stage. Their rotary frequencies are stored there.
+        state_dict: State dict of an ``ImageClassifier`` with a SecViT of the released variant, as
+            :func:`from_released` returns it. Neck and head may be missing.
+        head_dims: Channels of one head in each stage. The released network stores its rotary
+            frequencies, which depend on them.
 
     Returns:
-        The released network's state dict.
+        The state dict of the released network.
     """
     released = {}
     for key, value in state_dict.items():

@@ -1,14 +1,15 @@
-"""Draw an image and the clusters of its tokens in each stage side by side into one picture."""
+"""Draw an image and the clusters of its tokens in each stage, next to each other in one picture."""
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from mmsecvit.apis import visualize_clusters
 from mmsecvit.checkpoints import add_trust_option
 
 
-def _number_or(*words: str):
+def _number_or(*words: str) -> Callable[[str], str | int]:
     def parse(text: str) -> str | int:
         return text if text in words else int(text)
 
@@ -30,14 +31,15 @@ def main() -> None:
         type=_number_or('last'),
         default='last',
         metavar='last|N',
-        help='which block of each stage, counted from 0 (default: last)',
+        help='the block to draw in each stage, counted from 0 (default: last)',
     )
     parser.add_argument(
         '--heads',
         type=_number_or('mean', 'all'),
         default='mean',
         metavar='mean|all|N',
-        help='tokens by their mean rank over the heads, each head, or one (default: mean)',
+        help='order tokens by their mean rank over the heads, draw each head, or draw one head '
+        '(default: mean)',
     )
     parser.add_argument('--out', help='new PNG file (default: IMAGE_clusters.png, here)')
     add_trust_option(parser)
