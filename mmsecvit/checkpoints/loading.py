@@ -102,16 +102,13 @@ class CheckpointReader:
         self._held: dict[str, Any] = {}
 
     def read(self, path: str | Path) -> Any:
-        """Read a checkpoint onto the CPU, and hold it until it is loaded.
+        """Read a checkpoint onto the CPU as :func:`read_checkpoint` does, and hold it.
 
         Args:
             path: As in :func:`read_checkpoint`.
 
         Returns:
-            The content of the file, which was read now or before.
-
-        Raises:
-            FileNotFoundError: As in :func:`read_checkpoint`, as all others.
+            The content of the file. It is the same object until the checkpoint is loaded.
         """
         if str(path) not in self._held:
             self._held[str(path)] = read_checkpoint(path, trust=self.trust)

@@ -7,6 +7,7 @@ import mmcv
 import numpy as np
 import pytest
 import torch
+from mmengine.runner.checkpoint import CheckpointLoader
 
 import mmsecvit
 from mmsecvit import SecViT, apis
@@ -82,6 +83,12 @@ def trained(tmp_path_factory):
     return folder
 
 
+def read_settings():
+    """What a process reads checkpoints by: mmengine's loaders, and the names that torch trusts."""
+    trusted = getattr(torch.serialization, 'get_safe_globals', list)()
+    return dict(CheckpointLoader._schemes), set(map(str, trusted))
+
+
 @pytest.mark.parametrize(
     'command',
     [
@@ -89,7 +96,7 @@ def trained(tmp_path_factory):
         for command in COMMANDS
     ],
 )
-def test_every_tool_reads_a_checkpoint_once(tmp_path, monkeypatch, trained, command):
+def test_every_tool_reads_a_checkpoint_once_and_leaves_other_readers_as_they_were(tmp_path, monkeypatch, trained, command):
     work_dir = tmp_path / 'work'
     shutil.copytree(trained / 'work', work_dir)
     checkpoint = work_dir / 'epoch_1.pth'
@@ -110,8 +117,10 @@ def test_every_tool_reads_a_checkpoint_once(tmp_path, monkeypatch, trained, comm
     tool, *arguments = text.split()
     monkeypatch.setattr(sys, 'argv', [tool, *arguments])
     opened.clear()
+    before = read_settings()
     runpy.run_path(str(ROOT / 'tools' / tool), run_name='__main__')
     assert opened.count(str(checkpoint)) == 1
+    assert read_settings() == before
 
 
 def test_a_converted_checkpoint_is_read_once_and_hashed(tmp_path):
