@@ -1,4 +1,4 @@
-"""Predict for images with a detector, segmenter or classifier, as pictures and JSON."""
+"""Predict with a detector, segmenter or classifier, and write pictures and JSON files."""
 
 import argparse
 import sys

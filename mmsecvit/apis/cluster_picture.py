@@ -7,7 +7,7 @@ import mmcv
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, DefaultScope
 
 from ..checkpoints import CheckpointReader
 from ..engine.hooks.cluster_visualization import image_normalization
@@ -69,13 +69,12 @@ def visualize_clusters(
     if pixels is None:
         raise ValueError(f'image {image} cannot be read')
     cfg = load_config(config) if config else Config(DEFAULT_CONFIG)
-    init_default_scope(cfg.default_scope)
     reader = CheckpointReader(trust)
     if checkpoint:
         set_pretrained(cfg, checkpoint, reader)
-    backbone = MODELS.build(cfg.model.backbone)
-    if checkpoint:
-        with reader.serving_mmengine():
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')), reader.serving_mmengine():
+        backbone = MODELS.build(cfg.model.backbone)
+        if checkpoint:
             backbone.init_weights()
     normalization = {k: np.array(v) for k, v in image_normalization(cfg).items()}
     x = torch.from_numpy(mmcv.imnormalize(pixels, **normalization))

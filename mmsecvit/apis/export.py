@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import torch
 from mmengine.model import BaseModule
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from ..checkpoints import CheckpointReader, check_weights, extract_state_dict
 from ..compat import stable_sort_in_onnx
 from ..layers import SECA
-from .config import load_config, set_pretrained, without_sync_batch_norm
+from .config import load_config, set_pretrained
 
 SUFFIXES = {'onnx': '.onnx', 'torch_export': '.pt2'}
 
@@ -22,7 +22,7 @@ Run = Callable[[Tensor], Sequence[Tensor]]
 
 
 class Comparison(NamedTuple):
-    """Compare an exported network with the original one, on one random input.
+    """Differences and times of an exported network and the original one, on one random input.
 
     Attributes:
         shape: Shape of the input, (B, 3, H, W).
@@ -60,7 +60,7 @@ def export(
     dynamic: bool = False,
     size: tuple[int, int] = (224, 224),
     trust: bool = False,
-) -> 'Exported':
+) -> Exported:
     """Write a backbone, or a whole classifier, to a file that runs without this package.
 
     The input is called ``images``: (B, 3, H, W), float32, normalized as the config's data
@@ -132,17 +132,15 @@ def load_network(config: str | Path, checkpoint: str, trust: bool = False) -> Ba
     """Build the part of a config's model that is exported, with its weights, in eval mode."""
     cfg = load_config(config)
     reader = CheckpointReader(trust)
-    init_default_scope(cfg.default_scope)
-    cfg.model = without_sync_batch_norm(cfg.model)
-    if cfg.default_scope == 'mmpretrain':
-        network = MODELS.build(cfg.model)
-        content = reader.read(checkpoint)
-        check_weights(network, content, checkpoint, config)
-        network.load_state_dict(extract_state_dict(content, checkpoint))
-    else:
-        set_pretrained(cfg, checkpoint, reader)
-        network = MODELS.build(cfg.model.backbone)
-        with reader.serving_mmengine():
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')), reader.serving_mmengine():
+        if cfg.get('default_scope') == 'mmpretrain':
+            content = reader.read(checkpoint)
+            network = MODELS.build(cfg.model)
+            check_weights(network, content, checkpoint, config)
+            network.load_state_dict(extract_state_dict(content, checkpoint))
+        else:
+            set_pretrained(cfg, checkpoint, reader)
+            network = MODELS.build(cfg.model.backbone)
             network.init_weights()
     return network.eval()
 
