@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
@@ -142,7 +142,7 @@ def load_network(config: str | Path, checkpoint: str, trust: bool = False) -> Ba
             set_pretrained(cfg, checkpoint, reader)
             network = MODELS.build(cfg.model.backbone)
             network.init_weights()
-    return network.eval()
+    return revert_sync_batchnorm(network).eval()  # for CPUs and for one process
 
 
 def _check_divisible(backbone: BaseModule) -> None:

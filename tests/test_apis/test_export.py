@@ -18,7 +18,13 @@ custom_imports = dict(imports=['mmsecvit'])
 default_scope = '{scope}'
 model = dict(
     type='ImageClassifier',
-    backbone=dict(type='SecViT', arch={arch}, variant='released', out_indices={stages}),
+    backbone=dict(
+        type='SecViT',
+        arch={arch},
+        variant='released',
+        norm_cfg=dict(type='SyncBN'),
+        out_indices={stages},
+    ),
     neck=dict(type='SecViTNeck', in_channels=32, out_channels=64),
     head=dict(type='LinearClsHead', num_classes=5, in_channels=64),
 )

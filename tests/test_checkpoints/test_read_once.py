@@ -96,7 +96,9 @@ def read_settings():
         for command in COMMANDS
     ],
 )
-def test_every_tool_reads_a_checkpoint_once_and_leaves_other_readers_as_they_were(tmp_path, monkeypatch, trained, command):
+def test_every_tool_reads_a_checkpoint_once_and_leaves_other_readers_as_they_were(
+    tmp_path, monkeypatch, trained, command
+):
     work_dir = tmp_path / 'work'
     shutil.copytree(trained / 'work', work_dir)
     checkpoint = work_dir / 'epoch_1.pth'
