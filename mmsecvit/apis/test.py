@@ -55,6 +55,7 @@ def test(
         set_visualization(cfg, show, show_dir, wait_time)
     check_data(cfg, ('test',))
     reader = CheckpointReader(trust)
+    reader.read(checkpoint)  # refuse what cannot be read before all work
     with reader.serving_mmengine():
         runner = build_runner(cfg)
         # mmengine would load what fits and skip the rest.
