@@ -193,6 +193,13 @@ def fill_in_engine(cfg: Config) -> str:
     if not changes:
         return ''
     cfg.merge_from_dict(changes)
+    add_imports(cfg, modules)
+    changed = ', '.join(f'{key}={value!r}' for key, value in changes.items())
+    return f"The config has mmengine's defaults, in whose place tools/train.py put: {changed}."
+
+
+def add_imports(cfg: Config, modules: list[str]) -> None:
+    """Import modules now and wherever the config is loaded."""
     for module in modules:
         import_module(module)
     custom_imports = cfg.get('custom_imports') or {}
@@ -200,8 +207,6 @@ def fill_in_engine(cfg: Config) -> str:
     imports = [imports] if isinstance(imports, str) else list(imports)
     imports += [module for module in modules if module not in imports]
     cfg.custom_imports = dict(custom_imports, imports=imports)
-    changed = ', '.join(f'{key}={value!r}' for key, value in changes.items())
-    return f"The config has mmengine's defaults, in whose place tools/train.py put: {changed}."
 
 
 def set_visualization(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:

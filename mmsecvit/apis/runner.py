@@ -10,7 +10,7 @@ from torch import nn
 
 from ..compat import join_gloo, own_visualizer, without_empty_env_cfg, wrapper_for_cpus
 from ..datasets import set_image_backend
-from .config import check_operators, without_sync_batch_norm
+from .config import add_imports, check_operators, without_sync_batch_norm
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -55,6 +55,8 @@ def build_runner(cfg: Config) -> Runner:
             return super().wrap_model(model_wrapper_cfg, model)
 
     settings = ', '.join(set_image_backend(cfg))
+    if settings:
+        add_imports(cfg, ['mmsecvit'])
     runner = AdaptedRunner.from_cfg(cfg)
     if settings:
         runner.logger.info(f"dict(backend='checked_image') is filled in as {settings}.")
