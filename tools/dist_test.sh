@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Test on several GPUs: tools/dist_test.sh CONFIG CHECKPOINT GPUS [arguments of tools/test.py]
-# For more machines, set on each: NNODES, NODE_RANK, MASTER_ADDR, PORT.
+# For several machines, set NNODES, NODE_RANK, MASTER_ADDR and PORT on each of them.
 set -euo pipefail
 
 if [ $# -lt 3 ]; then

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Train on several GPUs: tools/dist_train.sh CONFIG GPUS [arguments of tools/train.py]
-# For more machines, set on each: NNODES, NODE_RANK, MASTER_ADDR, PORT.
+# For several machines, set NNODES, NODE_RANK, MASTER_ADDR and PORT on each of them.
 set -euo pipefail
 
 if [ $# -lt 2 ]; then

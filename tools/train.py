@@ -11,9 +11,9 @@ from mmsecvit.datasets import DamagedImageError
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
-    parser.add_argument('--work-dir', help='where logs and checkpoints go')
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
     parser.add_argument(
-        '--pretrained', metavar='PATH', help="checkpoint for the backbone's weights"
+        '--pretrained', metavar='PATH', help="checkpoint with weights for the backbone"
     )
     parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision')
     parser.add_argument(
@@ -24,12 +24,12 @@ def parse_args() -> argparse.Namespace:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from this checkpoint, or from the latest in the work directory',
+        help='resume from this checkpoint, or from the latest one in the work directory',
     )
     parser.add_argument(
         '--tensorboard',
         action='store_true',
-        help='log for TensorBoard too, into the work directory',
+        help='log for TensorBoard, too, into the work directory',
     )
     add_config_options(parser, example='train_dataloader.batch_size=4')
     add_trust_option(parser)

@@ -1,4 +1,4 @@
-"""Two processes have the gradients of one, whatever is frozen, dropped or left out."""
+"""Two processes have the gradients of one, whatever is frozen, dropped or omitted."""
 
 import json
 import subprocess
@@ -40,7 +40,7 @@ CASES = {
 
 @pytest.fixture(scope='module')
 def outcomes(tmp_path_factory):
-    """What each of two processes found in each case."""
+    """Return the results of each of two processes in each case."""
     folder = tmp_path_factory.mktemp('distributed')
     workers = [
         subprocess.Popen(
@@ -57,7 +57,7 @@ def outcomes(tmp_path_factory):
             assert worker.returncode == 0, printed
     finally:
         for worker in workers:
-            worker.kill()  # one that has lost the other waits for minutes
+            worker.kill()  # a worker without the other one waits for minutes
     return [json.loads((folder / f'{rank}.json').read_text()) for rank in range(2)]
 
 
@@ -69,7 +69,7 @@ def test_gradients_of_two_processes_are_those_of_one_on_the_joined_batch(outcome
 
 
 def work(rank: int, folder: Path) -> None:
-    """Compare the gradients of the process ``rank`` of two with those of one process."""
+    """Compare the gradients of process ``rank`` of two with those of one process."""
     distributed.init_process_group(
         'gloo',
         init_method=f'file://{folder / "store"}',
@@ -86,7 +86,7 @@ def work(rank: int, folder: Path) -> None:
     for name, (cls, options) in CASES.items():
         torch.manual_seed(0)
         backbone = cls(**{'drop_path_rate': 0.0, 'norm_eval': True, **options}).double().train()
-        # Stochastic depth is drawn for each half: one process then takes one after the other.
+        # Stochastic depth is drawn for each half, so one process takes one half after the other.
         batches = halves if options.get('drop_path_rate') else [halves.flatten(0, 1)]
         for seed, batch in enumerate(batches):
             (loss(backbone, batch, seed) / len(batches)).backward()
@@ -94,7 +94,7 @@ def work(rank: int, folder: Path) -> None:
         backbone.zero_grad()
 
         distributed_backbone = DistributedDataParallel(backbone, find_unused_parameters=False)
-        # That a parameter had no gradient is found when the next step begins.
+        # torch reports a parameter without a gradient when the next step begins.
         for _ in range(2):
             distributed_backbone.zero_grad()
             loss(distributed_backbone, halves[rank], rank).backward()
@@ -117,7 +117,7 @@ def work(rank: int, folder: Path) -> None:
 def loss(network, images, seed):
     torch.manual_seed(seed)
     outs = network(images)
-    # Each place counts differently: the mean square of a normalised map would have no gradient.
+    # Each position has its own weight: the mean square of a normalized map would have no gradient.
     weights = [torch.linspace(-1, 1, out[0].numel()).view_as(out[0]) for out in outs]
     return sum((out * w).mean() for out, w in zip(outs, weights, strict=True))
 

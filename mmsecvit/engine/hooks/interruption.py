@@ -96,7 +96,8 @@ class InterruptionHook(Hook):
         interval = 1 if get_world_size() == 1 else ASKING_INTERVAL
         if self.every_n_train_iters(runner, interval):
             self._agreed |= self._anyone_asked()
-        accumulated = runner.cfg.optim_wrapper.get('accumulative_counts', 1)
+        optim_wrapper = runner.cfg.get('optim_wrapper') or {}
+        accumulated = optim_wrapper.get('accumulative_counts', 1)
         self._updated = self.every_n_train_iters(runner, accumulated)
         self._exit_if_agreed(runner)
 

@@ -14,7 +14,7 @@ from ..conftest import read_losses
 
 @pytest.fixture
 def limit():
-    """What a test sets a limit to files' sizes with; it ends with the test."""
+    """Return a function that limits the size of files until the test ends."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -38,7 +38,7 @@ def test_a_file_is_complete_or_as_before(tmp_path, limit):
     [
         ([], None, None),
         (['iter_2.pth', 'iter_10.pth'], 'iter_2.pth', 'iter_2.pth'),
-        # A crash came before the note was written, or while.
+        # A crash came before the note was written, or during that.
         (['iter_2.pth', 'iter_10.pth'], None, 'iter_10.pth'),
         (['epoch_2.pth', 'best_acc_epoch_3.pth'], '', 'epoch_2.pth'),
     ],

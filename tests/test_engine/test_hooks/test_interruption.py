@@ -21,7 +21,7 @@ SIGTERM, SIGKILL, SIGXFSZ = map(int, (signal.SIGTERM, signal.SIGKILL, signal.SIG
 
 @pytest.fixture(scope='module', params=['epochs', 'iterations'])
 def uninterrupted(request, tmp_path_factory, jobs):
-    """Losses and weights of a job that nothing interrupts."""
+    """Return the losses and weights of a job that nothing interrupts."""
     work_dir = tmp_path_factory.mktemp(request.param)
     config = jobs / f'{request.param}.py'
     apis.train(config, work_dir=str(work_dir))
@@ -32,7 +32,7 @@ def uninterrupted(request, tmp_path_factory, jobs):
 
 
 def resume_and_compare(work_dir, uninterrupted):
-    """Resume and assert that losses of all steps and the weights are the uninterrupted job's."""
+    """Resume, and assert that all losses and weights are those of the uninterrupted job."""
     apis.train(uninterrupted.config, work_dir=str(work_dir), resume='auto')
     assert read_losses(work_dir) == uninterrupted.losses
     weights = read_state_dict(work_dir / uninterrupted.last)
@@ -92,14 +92,14 @@ def test_sigterm_while_the_average_is_validated_leaves_the_regular_checkpoint(tm
 @pytest.mark.parametrize(
     ('hook', 'exit_code', 'last'),
     [
-        # Schedulers may tell the workers of the data loader, too.
+        # Schedulers may send the signal to the data loader's workers, too.
         (
             dict(type='SignalHook', signum=SIGTERM, step=5, to='group'),
             143,
             'interrupted.pth',
         ),
         (dict(type='SignalHook', signum=SIGKILL, step=9), -SIGKILL, 'epoch_2.pth'),
-        # Killed when 300,000 bytes of the second checkpoint are written.
+        # Killed after 300,000 bytes of the second checkpoint.
         (dict(type='FullDiskHook', step=8, deadly=True), -SIGXFSZ, 'epoch_1.pth'),
     ],
     ids=['SIGTERM', 'SIGKILL', 'while saving'],
@@ -184,7 +184,7 @@ def test_a_run_on_a_cpu_dumps_the_config_as_it_is(tmp_path, jobs):
 
 @pytest.fixture(scope='module')
 def one_epoch(tmp_path_factory, jobs):
-    """Checkpoint of one epoch, which drew its seed."""
+    """Return the checkpoint of a run of one epoch that drew its seed."""
     work_dir = tmp_path_factory.mktemp('one_epoch')
     options = {'train_cfg.max_epochs': 1, 'randomness.seed': None}
     apis.train(jobs / 'epochs.py', work_dir=str(work_dir), cfg_options=options)
