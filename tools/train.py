@@ -13,7 +13,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help='folder for logs and checkpoints')
     parser.add_argument(
-        '--pretrained', metavar='PATH', help="checkpoint with weights for the backbone"
+        '--pretrained', metavar='PATH', help='checkpoint with weights for the backbone'
     )
     parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision')
     parser.add_argument(
