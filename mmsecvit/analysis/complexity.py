@@ -103,7 +103,8 @@ def count_complexity(
     parameters: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
         parameters[_part(name)] += parameter.numel()
-    module_flops, attention_flops = _count_flops(model, torch.zeros(1, 3, *shape))
+    image = torch.zeros(1, getattr(model.backbone, 'in_channels', 3), *shape)
+    module_flops, attention_flops = _count_flops(model, image)
     for name, flops in products.items():
         attention_flops[_part(name)] += flops
     return {

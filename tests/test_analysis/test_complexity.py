@@ -95,6 +95,17 @@ def test_secvit_t(tmp_path):
     assert whole.flops / 1e9 == pytest.approx(2.72, abs=0.005)
 
 
+def test_images_have_the_channels_of_the_backbone(tmp_path):
+    config = write(tmp_path, CLASSIFIER)
+    rgb, more = (
+        count_complexity(config, (64, 64), {'model.backbone.in_channels': channels})
+        for channels in (3, 5)
+    )
+    # A 3x3 convolution with stride 2 to 8 channels.
+    assert more['stem'].module_flops - rgb['stem'].module_flops == 2 * 9 * 8 * 32 * 32
+    assert more['stem'].parameters - rgb['stem'].parameters == 2 * 9 * 8
+
+
 def test_roi_heads_see_a_thousand_boxes_and_a_hundred_masks():
     parts = count_complexity(CONFIGS / 'mask_rcnn_secvit_digits.py', (64, 96))
     box = 7 * 7 * 48 * 256 + 256 * 256 + 256 * (11 + 4)

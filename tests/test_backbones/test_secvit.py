@@ -140,7 +140,7 @@ def test_out_indices_choose_the_same_maps_without_building_the_rest():
         torch.testing.assert_close(out, expected)
 
 
-def test_out_norm_normalises_the_channels_of_each_map():
+def test_out_norm_normalizes_the_channels_of_each_map():
     backbone = SecViT(MICRO, out_norm=True, out_indices=(1, 3))
     plain = SecViT(MICRO, out_indices=(1, 3))
     plain.load_state_dict(backbone.state_dict(), strict=False)

@@ -3,7 +3,7 @@ import torch
 from mmsecvit import SecViTNeck
 
 
-def test_neck_projects_normalises_activates_and_averages():
+def test_neck_projects_normalizes_activates_and_averages():
     neck = SecViTNeck(6, 10).double().eval()
     torch.nn.init.normal_(neck.norm.running_mean)
     maps = (torch.randn(2, 3, 8, 8), torch.randn(2, 6, 3, 5, dtype=torch.float64))
