@@ -33,7 +33,7 @@ def tiny():
 
 
 @pytest.mark.parametrize('arch', ['tiny', 'small', 'base', 'large'])
-def test_the_size_is_recognised(tmp_path, arch):
+def test_the_size_is_recognized(tmp_path, arch):
     torch.save({'model': released_weights(arch)}, tmp_path / 'src.pth')
     meta = convert_released(tmp_path / 'src.pth', tmp_path / 'dst.pth')
     assert (meta['arch'], meta['variant']) == (arch, 'released')
