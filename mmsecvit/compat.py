@@ -67,7 +67,7 @@ def full_fsdp_state_without_offload() -> dict:
 def join_gloo() -> None:
     """Join the process group that torchrun describes, over gloo, and leave it at exit.
 
-    mmengine <= 0.10.7 and OneDL's <= 0.10.12 (``init_dist``): it calls ``torch.cuda.set_device``
+    mmengine <= 0.10.7 and OneDL's <= 0.10.12 (``init_dist``): they call ``torch.cuda.set_device``
     for every backend, which fails without a GPU. A runner leaves out ``init_dist`` where a process
     group exists, so this function makes one. Remove when ``init_dist`` works for gloo.
 
@@ -99,11 +99,11 @@ def restart_workers(loop: IterBasedTrainLoop) -> None:
 
 
 def kill_children() -> None:
-    """Kill this process's children, as the workers of its data loaders, without an error.
+    """Kill this process's children, such as the workers of data loaders, without an error.
 
     torch (``torch.utils.data._utils.signal_handling``) handles SIGCHLD: where a worker was killed,
-    it raises an error at any later line of the main thread. This function takes the handler away
-    meanwhile. Remove when a data loader has a method to end its workers at once.
+    it raises an error at any later line of the main thread. This function removes the handler
+    until all are killed. Remove when a data loader has a method to end its workers at once.
     """
     handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for child in multiprocessing.active_children():

@@ -9,7 +9,7 @@ MINIMUM_VERSIONS = {'torch': '2.1', 'mmengine': '0.10', 'mmcv': '2.0', 'einops':
 
 def check() -> None:
     """Raise an ImportError unless each package is installed and new enough."""
-    advice = '`make env` builds a complete environment; README.md names the supported versions'
+    advice = '`make env` builds a complete environment; docs/get_started.md has the versions'
     try:
         from packaging.version import Version
     except ImportError as error:

@@ -94,7 +94,7 @@ def count_complexity(
     products: dict[str, int] = {}
     for name, module in model.named_modules():
         if isinstance(module, SECA):
-            module.backend = 'auto'  # on the CPU, the one that calls `attend`
+            module.backend = 'auto'  # on the CPU, this calls `attend`
             counted = partial(_count_products, products, name, module.num_clusters)
             module.attend = counted  # type: ignore[method-assign]
     if hasattr(model, 'roi_head'):

@@ -163,9 +163,9 @@ def set_resume(cfg: Config, resume: str | None, reader: CheckpointReader) -> Non
 def fill_in_engine(cfg: Config) -> str:
     """Name this package's hooks, loop and strategy where a config has mmengine's defaults.
 
-    The configs of this package name them already. Where a config names something else, it stays.
-    A config that names ``InterruptionHook`` or ``StepSeedHook`` gets neither of the two: a config
-    leaves one out by naming the other one only.
+    The configs of this package name them already. Whatever else a config names stays. If a config
+    names one of ``InterruptionHook`` and ``StepSeedHook``, neither is filled in, so that a config
+    can have one without the other.
 
     Returns:
         A sentence for the log that tells what was filled in; empty if nothing was.
@@ -195,7 +195,7 @@ def fill_in_engine(cfg: Config) -> str:
     cfg.merge_from_dict(changes)
     add_imports(cfg, modules)
     changed = ', '.join(f'{key}={value!r}' for key, value in changes.items())
-    return f"The config has mmengine's defaults, in whose place tools/train.py put: {changed}."
+    return f"tools/train.py replaced mmengine's defaults in the config: {changed}."
 
 
 def add_imports(cfg: Config, modules: list[str]) -> None:

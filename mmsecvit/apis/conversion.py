@@ -57,7 +57,7 @@ def convert_released(src: str | Path, dst: str | Path, trust: bool = False) -> d
 
 
 def _recognize_released(released: dict[str, Tensor], weights: dict[str, Tensor]) -> str | dict:
-    """Return the architecture, or raise a ValueError unless every name and shape is that of it."""
+    """Return the architecture, or raise a ValueError if a name or shape does not belong to it."""
     recognized = recognize(_part(weights, 'backbone.'))
     if not is_released(released) or not recognized:
         first = ', '.join(f'{key} {tuple(released[key].shape)}' for key in [*released][:3])

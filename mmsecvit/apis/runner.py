@@ -17,8 +17,8 @@ def build_runner(cfg: Config) -> Runner:
     """Build the runner that a config names, adapted to this machine.
 
     Without an accelerator, processes communicate over gloo, and batch norms are not synchronized.
-    The config does not change for that: the run writes it into its work directory as it is. Loaders
-    of images get the backend that names a broken file where the config has none.
+    Neither changes the config, which the run writes into its work directory. Image loaders without
+    a file backend get the one that names a broken file; that does change the config.
 
     Args:
         cfg: The config, with ``work_dir`` and ``launcher``.

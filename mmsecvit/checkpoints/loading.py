@@ -24,7 +24,7 @@ class CheckpointError(ValueError):
 
 
 def add_trust_option(parser: ArgumentParser) -> None:
-    """Give a command line ``--trust-checkpoint``, the argument ``trust`` of the functions here."""
+    """Add ``--trust-checkpoint`` to a command line: the argument ``trust`` of these functions."""
     parser.add_argument(
         '--trust-checkpoint',
         dest='trust',
@@ -135,10 +135,9 @@ class CheckpointReader:
     def serving_mmengine(self) -> Iterator[None]:
         """Let mmengine, and backbones of this package, load files and addresses from here.
 
-        mmengine's own loaders trust more, and some releases execute what they cannot read as data.
-        They are back after the ``with`` block.
-
-        Before torch 2.6, mmengine's own checkpoints count as more than data.
+        mmengine's own loaders, some of which execute code in a checkpoint, are restored after the
+        ``with`` block. With torch < 2.6, checkpoints of training runs need ``trust``: they hold
+        more than tensors, and torch cannot be told what of it is harmless.
         """
         # mmengine.runner imports all of mmengine's strategies, which no backbone needs.
         from mmengine.runner.checkpoint import CheckpointLoader

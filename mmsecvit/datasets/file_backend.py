@@ -42,9 +42,9 @@ class CheckedImageBackend(fileio.LocalBackend):
 
     The decoders (OpenCV, Pillow) get bytes: their errors do not name the file. Select this backend
     with ``backend_args=dict(backend='checked_image')`` in ``LoadImageFromFile`` and
-    ``LoadAnnotations``. It is no transform, since the toolboxes' inferencers replace and remove
-    these two by the names of their types. A data loader's workers find it where they are forked;
-    where they are spawned, the main script must import this package.
+    ``LoadAnnotations``. It is not a transform, because the toolboxes' inferencers find these two
+    by name, to replace or remove them. Forked workers of a data loader know this backend; for
+    spawned ones, the main script must import this package.
 
     Example:
         >>> dict(type='LoadImageFromFile', backend_args=dict(backend='checked_image'))

@@ -120,8 +120,8 @@ def _place(run: list[dict]) -> list[tuple[int, dict]]:
         if 'loss' in record:
             now = record['step']
         if now:
-            # Training is counted in iterations, but validation, which follows the iteration that it
-            # validates, in epochs or in iterations, depending on the config.
+            # Records of training count iterations. A record of validation counts epochs or
+            # iterations, depending on the config, and follows that of the validated iteration.
             placed.append((max(now, record['step']), record))
     return placed
 

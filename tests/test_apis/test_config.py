@@ -52,7 +52,7 @@ def test_engine_is_filled_in_where_a_config_has_the_defaults():
     assert cfg.train_cfg == dict(type='ResumableEpochLoop', max_epochs=3)
     assert cfg.custom_imports == dict(imports=['mmsecvit'])
     assert message == (
-        "The config has mmengine's defaults, in whose place tools/train.py put: "
+        "tools/train.py replaced mmengine's defaults in the config: "
         "default_hooks.checkpoint={'type': 'AtomicCheckpointHook', 'interval': 1}, "
         "default_hooks.interruption.type='InterruptionHook', "
         "default_hooks.sampler_seed.type='StepSeedHook', train_cfg.type='ResumableEpochLoop'."

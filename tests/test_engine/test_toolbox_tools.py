@@ -1,4 +1,4 @@
-"""mmdet's own tools/train.py makes the same run of our configs as ours: the promises are theirs."""
+"""mmdet's own tools/train.py makes the same run of a config as ours, and resumes it."""
 
 import os
 import subprocess

@@ -85,7 +85,7 @@ def write_metafile(family: str) -> str:
 
 
 class Dumper(yaml.SafeDumper):
-    """Repeats what models share, instead of naming it once."""
+    """Write shared values in full, not as anchors and aliases."""
 
     def ignore_aliases(self, data) -> bool:
         return True
