@@ -217,9 +217,9 @@ class SecViT(PyramidBackbone):
 
         def attention_of(i: int) -> nn.Module:
             settings = dims[i], num_heads[i], num_clusters[i], attention_backend, lce
-            return (
-                SECA(*settings) if attention == 'sec' else other_attention(attention, i, *settings)
-            )
+            if attention != 'sec':
+                return other_attention(attention, i, *settings)
+            return SECA(*settings)
 
         if stem == 'conv':
             self.stem = conv_stem(dims[0], norm_cfg, features['stem_final_act'], in_channels)
@@ -302,7 +302,7 @@ def recognize(weights: dict[str, Tensor], num_stages: int = 4) -> dict[str, Any]
     variant = 'released' if 'stages.0.0.ffn.conv.weight' in weights else 'paper'
     arguments: dict[str, Any] = dict(arch=names[0] if names else arch, variant=variant)
     for stem in ('stem.0.weight', 'stem.conv.weight'):
-        if stem in weights:
+        if stem in weights and weights[stem].dim() == 4:
             arguments['in_channels'] = weights[stem].shape[1]
     return arguments
 
