@@ -175,12 +175,12 @@ def test_two_processes_predict_what_one_predicts(tmp_path, trained, digit_option
     apis.test(
         CONFIG,
         str(trained / 'iter_2.pth'),
-        work_dir=str(tmp_path / 'alone'),
-        out=str(tmp_path / 'alone.pkl'),
+        work_dir=str(tmp_path / 'single'),
+        out=str(tmp_path / 'single.pkl'),
         cfg_options=digit_options,
     )
     for ours, theirs in zip(
-        together, pickle.loads((tmp_path / 'alone.pkl').read_bytes()), strict=True
+        together, pickle.loads((tmp_path / 'single.pkl').read_bytes()), strict=True
     ):
         for name in ('labels', 'scores', 'bboxes'):
             torch.testing.assert_close(ours['pred_instances'][name], theirs['pred_instances'][name])
