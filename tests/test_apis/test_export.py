@@ -56,10 +56,8 @@ def skip_without(format):
             pytest.importorskip(name)
 
 
-@pytest.mark.parametrize(
-    ('format', 'suffix'),
-    [pytest.param('onnx', '.onnx', marks=pytest.mark.slow), ('torch_export', '.pt2')],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(('format', 'suffix'), [('onnx', '.onnx'), ('torch_export', '.pt2')])
 def test_one_dynamic_file_agrees_with_pytorch_at_every_size(tmp_path, files, format, suffix):
     skip_without(format)
     # Two stages: tracing symbolic sizes takes a while, and the others have nothing new.
