@@ -65,3 +65,17 @@ def test_torch_still_translates_no_stable_sort_to_onnx():
     program = torch.export.export(Sort(), (torch.rand(3),))
     with pytest.raises(torch.onnx.errors.OnnxExporterError):
         torch.onnx.export(program, dynamo=True)
+
+
+def test_mmengine_still_passes_device_ids_on_cpus():
+    from mmengine.runner import Runner
+
+    source = inspect.getsource(Runner.wrap_model)
+    assert "device_ids=[int(os.environ['LOCAL_RANK'])]" in source, compat.wrapper_for_cpus.__doc__
+
+
+def test_flexible_runner_still_gets_no_default_for_env_cfg():
+    from mmengine.runner._flexible_runner import FlexibleRunner
+
+    source = inspect.getsource(FlexibleRunner.from_cfg)
+    assert "env_cfg=cfg.get('env_cfg')," in source, compat.without_empty_env_cfg.__doc__
