@@ -1,21 +1,25 @@
 """Attention inside semantic clusters: the public face of all backends."""
 
+import logging
 from collections.abc import Callable
 from numbers import Integral
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .backends import reference_attention, sdpa_attention, triton_attention, triton_obstacle
-from .clustering import semantic_order
+from .backends import reference, sdpa, triton
+from .clustering import Partition, semantic_order
 
-# Each backend takes (q, k, v, order, num_clusters, scale), has nothing left to check, and returns
-# (B, heads, L, d). `order` is None where there is one cluster and so nothing to order.
+# Each backend takes (q, k, v, order, partition, scale) with tokens first, (B, L, heads, d), and at
+# least two clusters, has nothing left to check, and returns (B, L, heads, d).
 _BACKENDS: dict[str, Callable[..., Tensor]] = {
-    'reference': reference_attention,
-    'sdpa': sdpa_attention,
-    'triton': triton_attention,
+    'reference': reference.attention,
+    'sdpa': sdpa.attention,
+    'triton': triton.attention,
 }
+
+_logger = logging.getLogger('mmsecvit')
 
 
 def check_backend(backend: str) -> None:
@@ -31,6 +35,36 @@ def check_num_clusters(num_clusters: int) -> None:
         raise ValueError(f'num_clusters must be an integer of at least 1, got {num_clusters!r}')
 
 
+def choose_backend(backend: str, x: Tensor) -> str:
+    """Choose the backend for tensors like ``x``.
+
+    ``auto`` asks ``triton`` and then takes ``sdpa``. The logger ``mmsecvit`` says at debug level
+    why ``triton`` is not used.
+
+    Args:
+        backend: ``auto``, or the name of a backend.
+        x: Queries, keys or values; their dtype, device and last dimension count.
+
+    Returns:
+        The name of a backend.
+
+    Raises:
+        ValueError: If the backend that ``backend`` names cannot run on ``x``.
+    """
+    if backend == 'auto':
+        reason = triton.unsupported_reason(x) or triton.unproven_reason(x)
+        if reason is None:
+            return 'triton'
+        if not torch.compiler.is_compiling():
+            _logger.debug("backend 'auto' takes sdpa, because triton %s", reason)
+        return 'sdpa'
+    if backend == 'triton' and (reason := triton.unsupported_reason(x)):
+        raise ValueError(
+            f"backend 'triton' {reason}, got {x.dtype} on {x.device} of the shape {tuple(x.shape)}"
+        )
+    return backend
+
+
 def sec_attention(
     q: Tensor,
     k: Tensor,
@@ -41,14 +75,15 @@ def sec_attention(
     order: Tensor | None = None,
     backend: str = 'auto',
 ) -> Tensor:
-    """Self-attention inside clusters of semantically similar tokens (Eq. 2-5).
+    """Attend inside clusters of semantically similar tokens (Eq. 2-5).
 
-    The tokens of each head are ordered by the similarity of their key to the mean key, cut
-    into ``num_clusters`` clusters whose sizes differ by at most one, and attend within their
-    cluster only. One cluster is plain attention.
+    The function orders the tokens of each head by the similarity of their key to the mean key,
+    and cuts them into ``num_clusters`` clusters whose sizes differ by at most one. A token
+    attends to the tokens of its cluster. One cluster is plain attention.
 
     Args:
-        q: Queries, (B, heads, L, d), any floating dtype, any strides.
+        q: Queries, (B, heads, L, d), any floating dtype, any strides. Views of (B, L, heads, d)
+            are the fastest: backends take tokens first.
         k: Keys, of the shape, dtype and device of ``q``.
         v: Values, of the shape, dtype and device of ``q``.
         num_clusters: Number of clusters, at least 1. More clusters than tokens become L.
@@ -60,8 +95,8 @@ def sec_attention(
             ``sdpa`` (torch's fused attention on permuted tokens; second derivatives only under
             ``sdpa_kernel(SDPBackend.MATH)``) or ``triton`` (one fused kernel that permutes
             nothing; CUDA; float32, float16 and bfloat16; heads of at most 128 channels).
-            ``auto`` is ``sdpa``: ``triton`` has been tested in Triton's interpreter only, not
-            yet on a GPU.
+            ``auto`` is ``triton`` on GPUs of the compute capability on which it has been tested,
+            9.0, and else ``sdpa``.
 
     Returns:
         (B, heads, L, d), tokens in the order of ``q``, dtype of ``q`` or else autocast's.
@@ -100,20 +135,17 @@ def sec_attention(
             f'order must be int64 of the shape (B, heads, L), {tuple(q.shape[:3])}, on {q.device}, '
             f'got {order.dtype} of the shape {tuple(order.shape)} on {order.device}'
         )
-
-    if backend == 'auto':
-        backend = 'sdpa'
-    elif backend == 'triton' and (obstacle := triton_obstacle(q)):
-        raise ValueError(
-            f"backend 'triton' {obstacle}, got {q.dtype} on {q.device} "
-            f'of the shape {tuple(q.shape)}'
-        )
-
-    num_clusters = min(num_clusters, q.shape[2])
-    if num_clusters == 1:
-        order = None
-    elif order is None:
-        order = semantic_order(k)
+    backend = choose_backend(backend, q)
     if scale is None:
         scale = q.shape[-1] ** -0.5
-    return _BACKENDS[backend](q, k, v, order, num_clusters, scale)
+
+    partition = Partition.of(q.shape[2], num_clusters)
+    if partition.num_clusters == 1:
+        if backend == 'reference':
+            return reference.plain_attention(q, k, v, scale)
+        return F.scaled_dot_product_attention(q, k, v, scale=scale)
+    if order is None:
+        order = triton.order(k.transpose(1, 2)) if backend == 'triton' else semantic_order(k)
+    # (B, heads, L, d) -> (B, L, heads, d)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return _BACKENDS[backend](q, k, v, order, partition, scale).transpose(1, 2)

@@ -1,6 +1,7 @@
 """Semantic Equitable Clustering: who attends to whom (Section 3.2, Eq. 2-4)."""
 
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +11,8 @@ from torch import Tensor
 def semantic_order(k: Tensor) -> Tensor:
     """Order the tokens of each head by their cosine similarity to the mean key (Eq. 2-3).
 
-    The order is decided in float32, whatever the dtype of ``k`` and under autocast too:
-    bfloat16 has so few bits that most tokens would tie. Ties keep raster order, so that one
+    The function decides the order in float32, whatever the dtype of ``k``, and under autocast
+    too: bfloat16 has so few bits that most tokens would tie. Ties keep raster order, so that one
     input has one result on every device, in every batch and with any strides. No gradient flows
     through it.
 
@@ -21,12 +22,12 @@ def semantic_order(k: Tensor) -> Tensor:
     Returns:
         Token indices by rising similarity, (B, heads, L), int64.
     """
-    with torch.no_grad(), torch.autocast(k.device.type, enabled=False):
+    with torch.no_grad(), _without_autocast(k):
         # Sums of other strides run in other orders, and their rounding would break ties.
         k = k.float().contiguous()
         center = k.mean(dim=-2, keepdim=True)
-        # Neither the norm of the centre nor a common scale of the keys changes the order, so
-        # only each key's own norm is divided out. A zero key has similarity 0, as in
+        # Neither the norm of the center nor a common scale of the keys changes the order, so
+        # this divides by each key's own norm only. A zero key has similarity 0, as in
         # F.normalize.
         norm = k.norm(dim=-1).clamp_min(torch.finfo(k.dtype).tiny)
         similarity = (k * center).sum(dim=-1) / norm
@@ -36,20 +37,21 @@ def semantic_order(k: Tensor) -> Tensor:
 def kmeans_order(k: Tensor, num_clusters: int, iterations: int = 10) -> Tensor:
     """Order the tokens of each head by k-means clusters: the rival of Figure 1.
 
-    Lloyd's iterations on the cosine similarity to each centre, from tokens that lie evenly
-    spaced in raster order. Cut into equal parts, what is too many in one cluster goes to the
-    next. Decided in float32 and without gradient, as :func:`semantic_order` is.
+    The function runs Lloyd's iterations on the cosine similarity to each center, from tokens at
+    even distances in raster order. Where the order is cut into equal parts, the surplus of a
+    cluster goes to the next one. It decides in float32 and without gradient, as
+    :func:`semantic_order` does.
 
     Args:
         k: Keys, (B, heads, L, d), any floating dtype.
         num_clusters: Number of clusters, at least 1.
-        iterations: How often tokens move to the nearest centre. Defaults to 10.
+        iterations: How often tokens move to the nearest center. Defaults to 10.
 
     Returns:
         Token indices by cluster, in each cluster in raster order, (B, heads, L), int64.
     """
     seeds = cluster_bounds(k.shape[-2], num_clusters)[:-1]
-    with torch.no_grad(), torch.autocast(k.device.type, enabled=False):
+    with torch.no_grad(), _without_autocast(k):
         k = F.normalize(k.float(), dim=-1)
         centers = k[..., seeds, :]
         for _ in range(iterations):
@@ -60,7 +62,7 @@ def kmeans_order(k: Tensor, num_clusters: int, iterations: int = 10) -> Tensor:
 
 
 def cluster_bounds(length: int, n: int) -> list[int]:
-    """Boundaries of clusters whose sizes differ by at most one (Eq. 4 for any length).
+    """Return the boundaries of clusters whose sizes differ by at most one (Eq. 4, any length).
 
     Args:
         length: Number of tokens, at least 1.
@@ -82,12 +84,53 @@ def cluster_bounds(length: int, n: int) -> list[int]:
         raise ValueError(f'length must be at least 1, got {length}')
     if n < 1:
         raise ValueError(f'n must be at least 1, got {n}')
-    n = min(n, length)
-    return [c * length // n for c in range(n + 1)]
+    return Partition.of(length, n).bounds()
+
+
+class Partition(NamedTuple):
+    """Cut of ``length`` ordered tokens into clusters whose sizes differ by at most one."""
+
+    length: int
+    num_clusters: int
+
+    @classmethod
+    def of(cls, length: int, num_clusters: int) -> 'Partition':
+        """Make a partition; more clusters than tokens become ``length`` clusters."""
+        return cls(length, min(num_clusters, length))
+
+    @property
+    def size(self) -> int:
+        """Tokens of the smaller clusters."""
+        return self.length // self.num_clusters
+
+    @property
+    def num_larger(self) -> int:
+        """Number of clusters that have one token more."""
+        return self.length % self.num_clusters
+
+    def bounds(self) -> list[int]:
+        """Return the boundaries, as :func:`cluster_bounds` does."""
+        return [c * self.length // self.num_clusters for c in range(self.num_clusters + 1)]
+
+    def starts_by_size(self, device: torch.device) -> list[tuple[Tensor, int]]:
+        """Return the first ranks of the clusters of each size, and the size.
+
+        Only for partitions with both sizes. The ranks are int64 tensors on ``device``: where a
+        graph is compiled for all lengths, boundaries are no numbers.
+        """
+        num_smaller = self.num_clusters - self.num_larger
+        # Cluster c is a larger one where c * num_larger // num_clusters is about to rise.
+        smaller = torch.arange(num_smaller, device=device) * self.num_clusters // num_smaller
+        larger = torch.arange(1, self.num_larger + 1, device=device) * self.num_clusters - 1
+        larger = larger // self.num_larger
+        return [
+            (clusters * self.length // self.num_clusters, size)
+            for clusters, size in ((smaller, self.size), (larger, self.size + 1))
+        ]
 
 
 def invert_order(order: Tensor) -> Tensor:
-    """Inverse of a permutation, by one scatter instead of a second sort.
+    """Invert a permutation, by one scatter instead of a second sort.
 
     Args:
         order: Permutations along the last dimension, (..., L), int64.
@@ -127,3 +170,9 @@ class _PermuteRows(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         rows, inverse = ctx.saved_tensors
         return permute_rows(grad, inverse, rows), None, None
+
+
+def _without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """Disable autocast for the device of ``x``, where the device knows autocast; meta does not."""
+    device = x.device.type
+    return nullcontext() if device == 'meta' else torch.autocast(device, enabled=False)

@@ -1,7 +1,5 @@
-"""Implementations of attention inside clusters, one file each."""
+"""Implementations of attention inside clusters, one file each.
 
-from .reference import reference_attention
-from .sdpa import sdpa_attention
-from .triton import triton_attention, triton_obstacle
-
-__all__ = ['reference_attention', 'sdpa_attention', 'triton_attention', 'triton_obstacle']
+Each has a function ``attention(q, k, v, order, partition, scale)``. Queries, keys, values and the
+result are (B, L, heads, d): the layers hold tokens first, and heads are views.
+"""

@@ -1,7 +1,7 @@
 """Attention inside clusters as one fused operation on CUDA, by Triton.
 
-The operation is registered with torch, so that ``torch.compile`` takes it as a whole. Its kernels
-are imported when they first run: importing this module does not need triton.
+The operations are registered with torch, so that ``torch.compile`` takes each as a whole. Their
+kernels are imported when they first run: importing this module does not need triton.
 """
 
 import os
@@ -9,8 +9,9 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from ..clustering import Partition
 
 MAX_DIMS = 128
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -18,15 +19,17 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 AVAILABLE = torch.__version__ >= (2, 7) and find_spec('triton') is not None  # type: ignore[operator]
 # Then Triton interprets its kernels, slowly, on tensors in main memory: for tests without a GPU.
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
+# Compute capabilities of the GPUs on which the tests have passed (docs/performance.md).
+PROVEN_CAPABILITIES = ((9, 0),)
 
 
-def triton_obstacle(x: Tensor) -> str | None:
-    """What keeps queries, keys and values like ``x`` from this backend; None if nothing does."""
+def unsupported_reason(x: Tensor) -> str | None:
+    """Return the reason why this backend cannot run on tensors like ``x``, or None if it can."""
     if not AVAILABLE:
         return 'needs the package triton and torch 2.7 or newer'
     if not (x.is_cuda or INTERPRETED):
         return 'needs CUDA tensors'
-    if x.is_cuda and torch.cuda.get_device_properties(x.device).major < 8:
+    if x.is_cuda and _capability(x) < (8, 0):
         return 'needs a GPU of compute capability 8.0 or newer'
     if x.dtype not in DTYPES:
         return 'takes float32, float16 and bfloat16'
@@ -35,31 +38,74 @@ def triton_obstacle(x: Tensor) -> str | None:
     return None
 
 
-def triton_attention(
-    q: Tensor, k: Tensor, v: Tensor, order: Tensor | None, num_clusters: int, scale: float
+def unproven_reason(x: Tensor) -> str | None:
+    """Return the reason why ``auto`` does not choose this backend, or None if it does."""
+    if not x.is_cuda:
+        return 'needs CUDA tensors'
+    if _capability(x) not in PROVEN_CAPABILITIES:
+        return 'has not been tested on a GPU of this compute capability'
+    return None
+
+
+def _capability(x: Tensor) -> tuple[int, int]:
+    properties = torch.cuda.get_device_properties(x.device)
+    return properties.major, properties.minor
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, order: Tensor, partition: Partition, scale: float
 ) -> Tensor:
-    """Attention inside clusters that reads and writes each token's row where it lies.
+    """Attend inside clusters by kernels that read and write each token's row in place.
 
     Sums run in float32, and products of float32 are exact to float32 (no TF32). There are no
     second derivatives.
 
     Args:
-        q: Queries, (B, heads, L, d), to which :func:`triton_obstacle` has no objection.
+        q: Queries, (B, L, heads, d), for which :func:`unsupported_reason` is None.
         k: Keys, like ``q``.
         v: Values, like ``q``.
-        order: Permutation of each head's tokens, (B, heads, L), int64, or None for one
-            cluster.
-        num_clusters: Number of clusters, at most L.
+        order: Permutation of each head's tokens, (B, heads, L), int64.
+        partition: Clusters of the ordered tokens.
         scale: Factor on the product of queries and keys.
 
     Returns:
-        (B, heads, L, d), tokens in the order of ``q``; in the memory of (B, L, heads, d), so
-        that a map with its channels last needs no copy of it.
+        (B, L, heads, d), contiguous, tokens in the order of ``q``.
     """
-    if order is None:
-        # Without clusters there is nothing to gather, and torch has kernels for the rest.
-        return F.scaled_dot_product_attention(q, k, v, scale=scale)
-    return _attention(q, k, v, order, num_clusters, scale)[0]
+    return _attention(q, k, v, order, partition.num_clusters, scale)[0]
+
+
+def order(k: Tensor) -> Tensor:
+    """Order the tokens as :func:`mmsecvit.ops.semantic_order` does, in fewer passes.
+
+    Args:
+        k: Keys, (B, L, heads, d).
+
+    Returns:
+        Token indices by rising similarity, (B, heads, L), int64.
+    """
+    return _order(k.detach())
+
+
+def compute_order(k: Tensor) -> Tensor:
+    """Order tokens by their keys, (B, L, heads, d), as the body of an operation."""
+    from .triton_kernels import launch_similarity
+
+    k = with_adjacent_channels(k)
+    batch, length, heads, _ = k.shape
+    center = k.sum(dim=1, dtype=torch.float32)
+    similarity = torch.empty(batch, heads, length, dtype=torch.float32, device=k.device)
+    launch_similarity(k, center, similarity)
+    return similarity.sort(dim=-1, stable=True).indices
+
+
+def with_adjacent_channels(x: Tensor) -> Tensor:
+    """Return ``x``, or a copy where the channels of a head are not adjacent in memory."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _empty_order(k: Tensor) -> Tensor:
+    batch, length, heads, _ = k.shape
+    return k.new_empty(batch, heads, length, dtype=torch.int64)
 
 
 def _attention(
@@ -68,7 +114,7 @@ def _attention(
     from .triton_kernels import launch_forward
 
     out, log_sum = _empty_outputs(q, k, v, order, num_clusters, scale)
-    q, k, v = (_with_neighbouring_channels(x) for x in (q, k, v))
+    q, k, v = (with_adjacent_channels(x) for x in (q, k, v))
     launch_forward(q, k, v, order.contiguous(), out, log_sum, num_clusters, scale)
     return out, log_sum
 
@@ -87,8 +133,7 @@ def _attention_backward(
     from .triton_kernels import launch_backward
 
     grads = _empty_grads(grad_out, q, k, v, order, out, log_sum, num_clusters, scale)
-    grad_out = grad_out.transpose(1, 2).contiguous().transpose(1, 2)
-    q, k, v = (_with_neighbouring_channels(x) for x in (q, k, v))
+    grad_out, q, k, v = (with_adjacent_channels(x) for x in (grad_out, q, k, v))
     order = order.contiguous()
     launch_backward(q, k, v, order, out, log_sum, grad_out, grads, num_clusters, scale)
     return grads
@@ -97,7 +142,7 @@ def _attention_backward(
 def _empty_outputs(
     q: Tensor, k: Tensor, v: Tensor, order: Tensor, num_clusters: int, scale: float
 ) -> tuple[Tensor, Tensor]:
-    return _empty_by_token(q), q.new_empty(q.shape[:3], dtype=torch.float32)
+    return q.new_empty(q.shape), q.new_empty(order.shape, dtype=torch.float32)
 
 
 def _empty_grads(
@@ -111,17 +156,7 @@ def _empty_grads(
     num_clusters: int,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _empty_by_token(q), _empty_by_token(k), _empty_by_token(v)
-
-
-def _empty_by_token(x: Tensor) -> Tensor:
-    """Empty (B, heads, L, d) in the memory of (B, L, heads, d)."""
-    batch, heads, length, dims = x.shape
-    return x.new_empty(batch, length, heads, dims).transpose(1, 2)
-
-
-def _with_neighbouring_channels(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 else x.contiguous()
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -137,7 +172,10 @@ def _differentiate(ctx: Any, grad_out: Tensor, _: Any) -> tuple[Tensor | None, .
     return *grads, None, None, None
 
 
+_order = compute_order
 if AVAILABLE:
+    _order = torch.library.custom_op('mmsecvit::semantic_order', compute_order, mutates_args=())
+    _order.register_fake(_empty_order)
     _attention = torch.library.custom_op('mmsecvit::sec_attention', _attention, mutates_args=())
     _attention.register_fake(_empty_outputs)
     _attention_backward = torch.library.custom_op(

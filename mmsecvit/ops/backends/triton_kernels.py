@@ -1,16 +1,16 @@
 """Triton kernels of attention inside clusters, and their launches.
 
 A program owns one block of one cluster of one head. It finds the cluster's tokens through the
-order, reads their rows where they lie and writes its results back there: nothing is permuted in
-memory, and since each token lies in one cluster, no two programs write the same row. Softmax runs
+order, reads their rows in place and writes its results back to them: nothing is permuted in
+memory, and since each token is in one cluster, no two programs write the same row. Softmax runs
 online over blocks of keys, and again in the backward pass from the logarithm of its sum
 (FlashAttention-2, arXiv:2307.08691). Every sum has a fixed order: one input has one result, bit
 by bit.
 
-In all launches q, k and v are (B, heads, L, d) with neighbouring channels side by side in memory;
-what is computed, and its gradient, is (B, heads, L, d) in the memory of (B, L, heads, d);
-``order`` is (B, heads, L), int64, contiguous; ``log_sum`` and ``delta`` are float32, (B, heads,
-L), contiguous, and follow the order of the clusters, not of the tokens.
+In all launches the tensors of rows (queries, keys, values, the result and the gradients) are
+(B, L, heads, d) with the channels of a head next to each other in memory, and otherwise of any
+strides; ``order`` is (B, heads, L), int64, contiguous; ``log_sum`` and ``delta`` are float32,
+(B, heads, L), contiguous, and follow the order of the clusters, not of the tokens.
 """
 
 import torch
@@ -23,6 +23,7 @@ from .triton import INTERPRETED
 LOG2_E = tl.constexpr(1.4426950408889634)
 # The interpreter multiplies the bits of bfloat16 instead of its values.
 WIDEN_PRODUCTS = tl.constexpr(INTERPRETED)
+SMALLEST_NORM = tl.constexpr(torch.finfo(torch.float32).tiny)
 
 
 @triton.jit
@@ -42,17 +43,17 @@ def _own_block(sizes, BLOCK: tl.constexpr):
 
 @triton.jit
 def _row_pointers(x, batch, head, tokens, strides, DIMS: tl.constexpr):
-    """Pointers to the channels of tokens in a tensor (B, heads, L, d)."""
-    rows = x + batch * strides[0] + head * strides[1] + tokens * strides[2]
+    """Pointers to the channels of tokens in a tensor (B, L, heads, d)."""
+    rows = x + batch * strides[0] + tokens * strides[1] + head * strides[2]
     return rows[:, None] + tl.arange(0, DIMS)[None, :]
 
 
 @triton.jit
 def _dot(a, b):
-    """Matrix product, summed in float32; float32 is not shortened to TF32."""
+    """Matrix product, summed in float32; three products of TF32 are as exact as float32."""
     if WIDEN_PRODUCTS:
         a, b = a.to(tl.float32), b.to(tl.float32)
-    return tl.dot(a, b, input_precision='ieee')
+    return tl.dot(a, b, input_precision='tf32x3')
 
 
 @triton.jit
@@ -138,6 +139,8 @@ def _backward_q(
     k_strides,
     v_strides,
     out_strides,
+    grad_out_strides,
+    grad_q_strides,
     DIMS: tl.constexpr,
     PADDED_DIMS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -157,7 +160,7 @@ def _backward_q(
         _row_pointers(out, batch, head, tokens, out_strides, PADDED_DIMS), mask=own_rows, other=0.0
     )
     grad_rows = tl.load(
-        _row_pointers(grad_out, batch, head, tokens, out_strides, PADDED_DIMS),
+        _row_pointers(grad_out, batch, head, tokens, grad_out_strides, PADDED_DIMS),
         mask=own_rows,
         other=0.0,
     )
@@ -189,7 +192,7 @@ def _backward_q(
         grad_logits = weights * (grad_weights - own_delta[:, None])
         total += _dot(grad_logits.to(k_rows.dtype), k_rows)
     tl.store(
-        _row_pointers(grad_q, batch, head, tokens, out_strides, PADDED_DIMS),
+        _row_pointers(grad_q, batch, head, tokens, grad_q_strides, PADDED_DIMS),
         (total * scale).to(grad_q.dtype.element_ty),
         mask=own_rows,
     )
@@ -211,7 +214,9 @@ def _backward_kv(
     q_strides,
     k_strides,
     v_strides,
-    out_strides,
+    grad_out_strides,
+    grad_k_strides,
+    grad_v_strides,
     DIMS: tl.constexpr,
     PADDED_DIMS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -243,7 +248,7 @@ def _backward_kv(
             other=0.0,
         )
         grad_rows = tl.load(
-            _row_pointers(grad_out, batch, head, other_tokens, out_strides, PADDED_DIMS),
+            _row_pointers(grad_out, batch, head, other_tokens, grad_out_strides, PADDED_DIMS),
             mask=rows,
             other=0.0,
         )
@@ -257,15 +262,75 @@ def _backward_kv(
         grad_logits = weights * (grad_weights - other_delta[None, :])
         total_k += _dot(grad_logits.to(q_rows.dtype), q_rows)
     tl.store(
-        _row_pointers(grad_k, batch, head, tokens, out_strides, PADDED_DIMS),
+        _row_pointers(grad_k, batch, head, tokens, grad_k_strides, PADDED_DIMS),
         (total_k * scale).to(grad_k.dtype.element_ty),
         mask=own_rows,
     )
     tl.store(
-        _row_pointers(grad_v, batch, head, tokens, out_strides, PADDED_DIMS),
+        _row_pointers(grad_v, batch, head, tokens, grad_v_strides, PADDED_DIMS),
         total_v.to(grad_v.dtype.element_ty),
         mask=own_rows,
     )
+
+
+@triton.jit
+def _similarity(
+    k,
+    center,
+    similarity,
+    sizes,
+    k_strides,
+    DIMS: tl.constexpr,
+    PADDED_DIMS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    heads, length, num_blocks = sizes
+    # Heads first: those of one token are next to each other in memory.
+    head = tl.program_id(0) % heads
+    tokens = tl.program_id(0) // heads % num_blocks * BLOCK + tl.arange(0, BLOCK)
+    batch = (tl.program_id(0) // (heads * num_blocks)).to(tl.int64)
+    dims = tl.arange(0, PADDED_DIMS)
+
+    valid = tokens < length
+    rows = tl.load(
+        _row_pointers(k, batch, head, tokens.to(tl.int64), k_strides, PADDED_DIMS),
+        mask=valid[:, None] & (dims < DIMS)[None, :],
+        other=0.0,
+    ).to(tl.float32)
+    total = tl.load(center + (batch * heads + head) * DIMS + dims, mask=dims < DIMS, other=0.0)
+    # Neither the norm of the center nor a common scale of the keys changes the order.
+    product = tl.sum(rows * (total / length)[None, :], 1)
+    norm = tl.sqrt(tl.sum(rows * rows, 1))
+    tl.store(
+        similarity + (batch * heads + head) * length + tokens,
+        product / tl.maximum(norm, SMALLEST_NORM),
+        mask=valid,
+    )
+
+
+def launch_similarity(k: Tensor, center: Tensor, similarity: Tensor) -> None:
+    """Write the similarity of each key to the mean key, but for a factor of each head.
+
+    Args:
+        k: Keys, (B, L, heads, d).
+        center: Sum of the keys, (B, heads, d), float32, contiguous.
+        similarity: Result, (B, heads, L), float32, contiguous.
+    """
+    batch, length, heads, dims = k.shape
+    padded_dims = triton.next_power_of_2(dims)
+    block = 4096 // padded_dims
+    num_blocks = triton.cdiv(length, block)
+    with torch.cuda.device_of(k):
+        _similarity[(batch * heads * num_blocks,)](
+            k,
+            center,
+            similarity,
+            (heads, length, num_blocks),
+            k.stride()[:3],
+            DIMS=dims,
+            PADDED_DIMS=padded_dims,
+            BLOCK=block,
+        )
 
 
 def launch_forward(
@@ -279,7 +344,8 @@ def launch_forward(
     scale: float,
 ) -> None:
     """Write attention into ``out``, and the base-2 logarithm of each softmax's sum."""
-    _launch(_forward, (q, k, v, order, out, log_sum), (q, k, v, out), num_clusters, scale)
+    tensors = (q, k, v, order, out, log_sum)
+    _launch(_forward, tensors, (q, k, v, out), num_clusters, scale)
 
 
 def launch_backward(
@@ -296,13 +362,12 @@ def launch_backward(
 ) -> None:
     """Write the gradients of queries, keys and values into ``grads``."""
     grad_q, grad_k, grad_v = grads
-    strided = (q, k, v, out)
     # Filled by the first kernel, read by the second: the products of out and its gradient.
     delta = torch.empty_like(log_sum)
     tensors = (q, k, v, order, out, log_sum, grad_out, delta, grad_q)
-    _launch(_backward_q, tensors, strided, num_clusters, scale)
+    _launch(_backward_q, tensors, (q, k, v, out, grad_out, grad_q), num_clusters, scale)
     tensors = (q, k, v, order, log_sum, grad_out, delta, grad_k, grad_v)
-    _launch(_backward_kv, tensors, strided, num_clusters, scale)
+    _launch(_backward_kv, tensors, (q, k, v, grad_out, grad_k, grad_v), num_clusters, scale)
 
 
 def _launch(
@@ -313,9 +378,9 @@ def _launch(
     scale: float,
 ) -> None:
     q = strided[0]
-    batch, heads, length, dims = q.shape
+    batch, length, heads, dims = q.shape
     largest_cluster = -(-length // num_clusters)
-    tiling = choose_tiling(largest_cluster, dims, q.element_size())
+    tiling = choose_tiling(kernel.__name__, largest_cluster, dims, q.element_size())
     num_blocks = triton.cdiv(largest_cluster, tiling['BLOCK'])
     # Triton launches on the current device, which need not be the tensors'.
     with torch.cuda.device_of(q):
@@ -329,10 +394,30 @@ def _launch(
         )
 
 
-def choose_tiling(cluster_size: int, dims: int, element_size: int) -> dict[str, int]:
-    """Choose how much of a cluster a program holds, so that it fits the 99 KiB of small GPUs.
+# BLOCK, STEP, num_warps and num_stages by kernel and bytes of a padded row, for clusters that have
+# as many tokens. They fit the 99 KiB of shared memory that small GPUs have.
+TILINGS = {
+    '_forward': {64: (64, 64, 4, 2), 128: (64, 64, 4, 2), 256: (64, 32, 4, 2), 512: (32, 32, 4, 1)},
+    '_backward_q': {
+        64: (64, 64, 4, 2),
+        128: (64, 64, 4, 2),
+        256: (64, 32, 4, 2),
+        512: (32, 32, 4, 1),
+    },
+    '_backward_kv': {
+        64: (64, 64, 4, 2),
+        128: (64, 64, 4, 2),
+        256: (64, 32, 4, 2),
+        512: (32, 32, 4, 1),
+    },
+}
+
+
+def choose_tiling(kernel: str, cluster_size: int, dims: int, element_size: int) -> dict[str, int]:
+    """Choose how much of a cluster a program holds.
 
     Args:
+        kernel: A key of ``TILINGS``.
         cluster_size: Tokens of the largest cluster.
         dims: Channels of a head.
         element_size: Bytes of a channel.
@@ -343,12 +428,13 @@ def choose_tiling(cluster_size: int, dims: int, element_size: int) -> dict[str, 
         in Triton.
     """
     padded_dims = max(16, triton.next_power_of_2(dims))
-    row_bytes = padded_dims * element_size
+    row_bytes = max(64, padded_dims * element_size)
+    block, step, num_warps, num_stages = TILINGS[kernel][row_bytes]
     fitting = max(16, triton.next_power_of_2(cluster_size))
     return dict(
         PADDED_DIMS=padded_dims,
-        BLOCK=min(fitting, 64 if row_bytes <= 256 else 32),
-        STEP=min(fitting, 64 if row_bytes <= 128 else 32),
-        num_warps=4,
-        num_stages=2 if row_bytes <= 256 else 1,
+        BLOCK=min(fitting, block),
+        STEP=min(fitting, step),
+        num_warps=num_warps,
+        num_stages=num_stages,
     )
