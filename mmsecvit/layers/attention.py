@@ -5,14 +5,15 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..ops import kmeans_order, sec_attention, semantic_order, window_attention
-from ..ops.attention import check_backend, check_num_clusters
+from ..ops.attention import check_backend, check_num_clusters, choose_backend
+from ..ops.fused import seca
 from .convolution import DepthwiseConv2d
 from .position import WindowBias
 from .rotary import rotate
 
 
 class GroupedAttention(nn.Module):
-    """What all have in common: projections, rotary embedding and local context (Eq. 6).
+    """Base of all: projections, rotary embedding and local context (Eq. 6).
 
     Args:
         embed_dims: Number of channels, a multiple of ``num_heads``.
@@ -35,7 +36,7 @@ class GroupedAttention(nn.Module):
         self.proj = nn.Linear(embed_dims, embed_dims)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Attend within groups: (B, heads, H * W, d) three times to the same once."""
+        """Attend within groups: (B, heads, H * W, d) three times to (B, heads, H * W, d)."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, rotary: Tensor | None = None) -> Tensor:
@@ -49,21 +50,33 @@ class GroupedAttention(nn.Module):
         Returns:
             (B, H, W, C).
         """
-        q, k, v = self.split_heads(self.qkv(x), rotary)
-        out = self.attend(q, k, v, (x.shape[1], x.shape[2]))
+        return self.proj(self.mix(self.qkv(x), rotary))
+
+    def mix(self, qkv: Tensor, rotary: Tensor | None) -> Tensor:
+        """Compute attention and local context between the projections.
+
+        Args:
+            qkv: Output of the layer ``qkv``, (B, H, W, 3C).
+            rotary: As in :meth:`forward`.
+
+        Returns:
+            (B, H, W, C).
+        """
+        q, k, v = self.split_heads(qkv, rotary)
+        out = self.attend(q, k, v, (qkv.shape[1], qkv.shape[2]))
         merge = 'b heads (h w) d -> b h w (heads d)'
-        out = rearrange(out, merge, h=x.shape[1])
+        out = rearrange(out, merge, h=qkv.shape[1])
         if self.lce is not None:
-            out = out + self.lce(rearrange(v, merge, h=x.shape[1]))
-        return self.proj(out)
+            out = out + self.lce(rearrange(v, merge, h=qkv.shape[1]))
+        return out
 
     def split_heads(
         self, qkv: Tensor, rotary: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Split the projection (B, H, W, 3C) into what attends, and turn queries and keys.
+        """Split the projection into queries, keys and values, and turn queries and keys.
 
         Args:
-            qkv: Output of the layer ``qkv``.
+            qkv: Output of the layer ``qkv``, (B, H, W, 3C).
             rotary: As in :meth:`forward`.
 
         Returns:
@@ -86,7 +99,8 @@ class SECA(GroupedAttention):
         embed_dims: Number of channels, a multiple of ``num_heads``.
         num_heads: Number of heads.
         num_clusters: Number of clusters in each head.
-        backend: Backend of :func:`mmsecvit.ops.sec_attention`. Defaults to ``auto``.
+        backend: Backend of :func:`mmsecvit.ops.sec_attention`. With ``triton``, rotary embedding
+            and local context are fused into the operation. Defaults to ``auto``.
         lce: Whether local context enhancement is added. Defaults to True.
 
     Raises:
@@ -108,8 +122,22 @@ class SECA(GroupedAttention):
         self.num_clusters = num_clusters
         self.backend = backend
 
+    def mix(self, qkv: Tensor, rotary: Tensor | None) -> Tensor:
+        head_dims = self.proj.in_features // self.num_heads
+        if choose_backend(self.backend, qkv[..., :head_dims]) != 'triton':
+            return super().mix(qkv, rotary)
+        return seca(
+            qkv,
+            self.num_heads,
+            min(self.num_clusters, qkv.shape[1] * qkv.shape[2]),
+            rotary,
+            self.lce.weight if self.lce is not None else None,
+            self.lce.bias if self.lce is not None else None,
+            head_dims**-0.5,
+        )
+
     def order(self, k: Tensor) -> Tensor:
-        """Order each head's tokens by their keys, (B, heads, L, d), to (B, heads, L), int64."""
+        """Order each head's tokens by their keys, (B, heads, L, d) to (B, heads, L), int64."""
         return semantic_order(k)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -125,6 +153,10 @@ class SECA(GroupedAttention):
 
 class KMeansAttention(SECA):
     """SECA whose clusters come from k-means, made equal in size (Figure 1); same arguments."""
+
+    def mix(self, qkv: Tensor, rotary: Tensor | None) -> Tensor:
+        # The fused operation has its own order.
+        return GroupedAttention.mix(self, qkv, rotary)
 
     def order(self, k: Tensor) -> Tensor:
         return kmeans_order(k, self.num_clusters)
