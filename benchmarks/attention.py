@@ -10,7 +10,7 @@ from measuring import add_arguments, check_out, draw_bars, measure, setting, tab
 from torch import Tensor
 
 from mmsecvit.ops import sec_attention
-from mmsecvit.ops.backends import triton_obstacle
+from mmsecvit.ops.backends.triton import unsupported_reason
 
 DIMS = 32
 # Batch, heads, rows, columns and clusters of the first three stages of SecViT-S.
@@ -74,7 +74,7 @@ def main() -> None:
     check_out(args.out)
     dtype = getattr(torch, args.dtype)
     sides = ['grouped', 'sdpa', 'triton', 'reference']
-    if args.device.type != 'cuda' or triton_obstacle(torch.empty(1, device=args.device)):
+    if args.device.type != 'cuda' or unsupported_reason(torch.empty(1, device=args.device)):
         sides.remove('triton')
     costs = {}
     for shape in SHAPES:

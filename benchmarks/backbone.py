@@ -76,7 +76,7 @@ def build(
     training: bool,
     device: torch.device,
     dtype: torch.dtype,
-    compiled: bool,
+    compiled: bool | str,
 ) -> Callable[[], object]:
     torch.manual_seed(0)
     batch, height, width = shape
@@ -84,7 +84,9 @@ def build(
     model.train(training)  # not in a row: mmpretrain's networks do not return themselves here
     precision = nullcontext() if dtype is torch.float32 else torch.autocast(device.type, dtype)
     images = torch.randn(batch, 3, height, width, device=device)
-    run = torch.compile(model) if compiled else model
+    run = model
+    if compiled:
+        run = torch.compile(model, backend='inductor' if compiled is True else compiled)
     return partial(step if training else forward, run, images, precision)
 
 

@@ -6,6 +6,7 @@ with the next one.
 """
 
 import argparse
+import gc
 import importlib.metadata
 import importlib.util
 import json
@@ -17,7 +18,6 @@ import time
 import traceback
 from collections.abc import Callable
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,97 +28,94 @@ from measuring import Cost, check_out, peak_memory, processor, table, time_run
 from torch import nn
 
 ROOT = Path(__file__).resolve().parents[1]
-# Of which the driver of a network may need more than one, to compile.
-THREADS = max(1, (os.cpu_count() or 1) // 4)
-# Seconds a timed turn takes: many runs where one is short.
+# Seconds for each part.
+PARTS = {'tests': 150, 'attention': 60, 'backbones': 130, 'compiled': 140}
+# Seconds that a side runs in one turn: many runs where one is short.
 TURN = 0.05
+
 Build = Callable[[], Callable[[], object]]
+Network = Callable[[tuple[int, int]], nn.Module]
 
 
-class Failure(Exception):
-    """Why a side has no figure."""
+class Report:
+    """Markdown and JSON of one part, written anew after each step."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.lines: list[str] = []
+        self.data: dict[str, Any] = {}
+
+    def write(self, *lines: str) -> None:
+        self.lines += [*lines, '']
+        print(*lines, '', sep='\n', flush=True)
+        self.out.with_suffix('.md').write_text('\n'.join(self.lines))
+        self.out.with_suffix('.json').write_text(json.dumps(self.data, indent=1))
+
+    def compare(self, case: str, costs: dict[str, Cost], failures: dict[str, str]) -> None:
+        self.data[case] = {name: cost._asdict() for name, cost in costs.items()} | failures
+        if costs:
+            self.write(table({case: costs}))
+        if failures:
+            self.write(*(f'- {case}, {name}: {why}' for name, why in failures.items()))
+
+    def profile(self, name: str, rows: list[tuple[str, int, float]]) -> None:
+        self.data[f'profile of {name}'] = rows
+        lines = [f'| {name}: kernel | launches | ms |', '|---|---|---|']
+        for kernel, launches, spent in rows:
+            kernel = kernel[:90].replace('|', ' ')
+            lines.append(f'| `{kernel}` | {launches} | {spent:.3f} |')
+        self.write(*lines)
 
 
-class Side:
-    """A process of its own for one side of the comparisons: it may fail, and be ended."""
-
-    def __init__(self) -> None:
-        context = get_context('spawn')
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs,), daemon=True)
-        self.process.start()
-
-    def ask(self, job: Callable[..., object], *arguments: object) -> None:
-        self.pipe.send((job, arguments))
-
-    def answer(self, deadline: float) -> Any:
-        """Return the job's result. Raise a Failure if it failed, or is late: then the side ends."""
+def compare(
+    builds: dict[str, Build], device: torch.device, rounds: int, deadline: float
+) -> tuple[dict[str, Cost], dict[str, str], dict[str, Callable[[], object]]]:
+    """Time builds in turns; returns costs, reasons of those without, and what ran."""
+    runs: dict[str, Callable[[], object]] = {}
+    memory: dict[str, int] = {}
+    failures: dict[str, str] = {}
+    for name, build in builds.items():
+        if time.monotonic() > deadline:
+            failures[name] = 'no time left'
+            continue
         try:
-            if not self.pipe.poll(max(0.0, deadline - time.monotonic())):
-                raise Failure('not ready in time')
-            fine, result = self.pipe.recv()
-        except (EOFError, Failure) as error:
-            self.end()
-            raise Failure(str(error) or 'its process ended') from error
-        if not fine:
-            raise Failure(result)
-        return result
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.join()
-
-
-class Runner:
-    """What a side's process holds between two jobs."""
-
-    run: Callable[[], object]
-
-
-def serve(pipe: Any) -> None:
-    """Do what a :class:`Side` is asked for."""
-    while True:
-        job, arguments = pipe.recv()
-        try:
-            pipe.send((True, job(*arguments)))
+            run = build()
+            run()
+            memory[name] = peak_memory(lambda run=run: run, device) if device.type == 'cuda' else 0
+            runs[name] = run
         except Exception as error:
             traceback.print_exc()
-            pipe.send((False, f'{type(error).__name__}: {str(error).splitlines()[:1]}'))
-
-
-def prepare(build: Build, device: torch.device) -> int:
-    """Build, compile and warm up; returns the bytes at the peak."""
-    torch.compiler.reset()
-    Runner.run = build()
-    Runner.run()
-    memory = peak_memory(lambda: Runner.run, device) if device.type == 'cuda' else 0
-    release(device)
-    return memory
-
-
-def take_turn(device: torch.device) -> float:
-    """Seconds of one run."""
-    Runner.run()
-    once = time_run(Runner.run, device)
-    seconds = time_run(Runner.run, device, times=min(100, max(1, round(TURN / once))))
-    release(device)
-    return seconds
+            failures[name] = f'{type(error).__name__}: {str(error)[:200]!r}'
+        release(device)
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            run()
+            once = time_run(run, device)
+            times = min(100, max(1, round(TURN / once)))
+            seconds[name].append(time_run(run, device, times))
+            release(device)
+    costs = {name: Cost(statistics.median(seconds[name]), memory[name]) for name in runs}
+    return costs, failures, runs
 
 
 def release(device: torch.device) -> None:
     """Leave the memory to the other sides."""
+    gc.collect()
     if device.type == 'cuda':
         torch.cuda.empty_cache()
 
 
-def profile(device: torch.device, rows: int = 40) -> list[tuple[str, int, float]]:
+def profile(
+    run: Callable[[], object], device: torch.device, rows: int = 40
+) -> list[tuple[str, int, float]]:
     """Kernels of one run by the time they take: name, launches, milliseconds."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == 'cuda':
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-    Runner.run()
+    run()
     with torch.profiler.profile(activities=activities) as profiler:
-        Runner.run()
+        run()
     found: dict[str, list[float]] = {}
     for event in profiler.events():
         if (event.device_type is torch.autograd.DeviceType.CUDA) == (device.type == 'cuda'):
@@ -126,233 +123,67 @@ def profile(device: torch.device, rows: int = 40) -> list[tuple[str, int, float]
             entry[0] += 1
             entry[1] += event.time_range.elapsed_us() / 1e3
     ordered = sorted(found.items(), key=lambda item: -item[1][1])
-    return [(name, int(count), spent) for name, (count, spent) in ordered[:rows]]
+    kernels = [(name, int(count), spent) for name, (count, spent) in ordered]
+    total = (
+        'all kernels',
+        sum(count for _, count, _ in kernels),
+        sum(spent for *_, spent in kernels),
+    )
+    return [total, *kernels[:rows]]
 
 
-def compare(
-    sides: dict[str, Side],
-    builds: dict[str, Build],
-    device: torch.device,
-    rounds: int,
-    deadline: float,
-    together: bool,
-) -> tuple[dict[str, Cost], dict[str, str]]:
-    """Time builds in turns, one in each side; ``together``: prepare all at once."""
-    memory: dict[str, int] = {}
-    failures: dict[str, str] = {}
-
-    def collect(name: str) -> None:
-        try:
-            memory[name] = sides[name].answer(deadline)
-        except Failure as failure:
-            failures[name] = str(failure)
-
-    for name, build in builds.items():
-        if not sides[name].process.is_alive():
-            failures[name] = 'its process ended earlier'
-            continue
-        sides[name].ask(prepare, build, device)
-        if not together:
-            collect(name)
-    if together:
-        for name in [name for name in builds if name not in failures]:
-            collect(name)
-    seconds: dict[str, list[float]] = {name: [] for name in builds if name in memory}
-    for _ in range(rounds):
-        for name in [*seconds]:
-            try:
-                sides[name].ask(take_turn, device)
-                seconds[name].append(sides[name].answer(deadline))
-            except (Failure, OSError) as failure:
-                failures[name] = str(failure)
-                del seconds[name]
-    costs = {name: Cost(statistics.median(taken), memory[name]) for name, taken in seconds.items()}
-    return costs, failures
-
-
-class Report:
-    """One Markdown and one JSON file, written anew after each case."""
-
-    def __init__(self, out: Path, setting: str) -> None:
-        self.out = out
-        self.lines = [f'{setting}.']
-        self.data: dict[str, Any] = dict(setting=setting, cases=[], profiles=[])
-
-    def write(self, *lines: str) -> None:
-        self.lines += ['', *lines]
-        print('', *lines, sep='\n', flush=True)
-        self.out.with_suffix('.md').write_text('\n'.join(self.lines) + '\n')
-        self.out.with_suffix('.json').write_text(json.dumps(self.data, indent=1) + '\n')
-
-    def compare(self, case: str, costs: dict[str, Cost], failures: dict[str, str]) -> None:
-        self.data['cases'].append(
-            dict(case=case, costs={n: c._asdict() for n, c in costs.items()}, failures=failures)
-        )
-        lines = table({case: costs}).splitlines() if costs else []
-        lines += ['', *(f'- {name}: {why}' for name, why in failures.items())] if failures else []
-        self.write(*lines)
-
-    def profile(self, name: str, rows: list[tuple[str, int, float]]) -> None:
-        self.data['profiles'].append(dict(name=name, rows=rows))
-        lines = [f'| {name}: kernel | launches | ms |', '|---|---|---|']
-        for kernel, launches, spent in rows:
-            lines.append(f'| `{kernel[:90]}` | {launches} | {spent:.3f} |'.replace('||', '| |'))
-        self.write(*lines)
-
-
-def run_tests(report: Report, paths: list[str], seconds: float) -> None:
-    report.write('## Tests')
-    command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', *paths]
-    if importlib.util.find_spec('xdist'):
-        command += ['-n', str(2 * THREADS)]
+def run_tests(report: Report, rehearse: bool) -> None:
+    paths = ['tests/test_ops', 'tests/test_layers', 'tests/test_backbones/test_cuda.py']
+    if rehearse:
+        paths = ['tests/test_ops/test_windows.py']
+    command = [sys.executable, '-m', 'pytest', '-q', '--tb=short', '-p', 'no:cacheprovider', *paths]
+    # A session that ends in time still says what failed.
+    if importlib.util.find_spec('pytest_timeout'):
+        command.append(f'--session-timeout={PARTS["tests"] - 15}')
+    if importlib.util.find_spec('xdist') and not rehearse:
+        command += ['-n', str(max(1, (os.cpu_count() or 1) // 2))]
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])
-    try:
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=os.environ | {'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=seconds,
-        )
-        output = done.stdout
-    except subprocess.TimeoutExpired as late:
-        output = (late.stdout or b'').decode() + f'\nnot done in {seconds:.0f} s'
-    report.out.with_suffix('.tests.log').write_text(output)
-    lines = output.splitlines()
-    report.data['tests'] = lines[-1:]
+    environment = os.environ | {'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'}
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    report.out.with_suffix('.log').write_text(done.stdout)
+    lines = done.stdout.splitlines()
+    report.data['summary'] = lines[-1:]
     notable = [line for line in lines if line.startswith(('FAILED', 'ERROR', 'SKIPPED'))]
-    report.write(*(f'- `{line[:300]}`' for line in notable[:40]), '', *lines[-1:])
+    report.write(*lines[-1:], '', *(f'- `{line[:300]}`' for line in notable[:60]))
 
 
-def time_operation(
-    report: Report,
-    shapes: list[tuple[int, int, int, int, int]],
-    names: list[str],
-    device: torch.device,
-    rounds: int,
-    seconds: float,
-) -> None:
-    report.write(
-        '## The operation: attention inside clusters, bfloat16', '', attention.__doc__ or ''
-    )
-    deadline = time.monotonic() + seconds
-    sides = {name: Side() for name in names}
-    try:
-        for shape in shapes:
-            for backward in (False, True):
-                builds: dict[str, Build] = {
-                    name: partial(
-                        attention.build, name, shape, backward, device, torch.bfloat16, False
-                    )
-                    for name in names
-                }
-                case = 'x'.join(map(str, shape)) + (' step' if backward else '')
-                report.compare(
-                    case, *compare(sides, builds, device, rounds, deadline, together=False)
-                )
-    finally:
-        for side in sides.values():
-            side.end()
-
-
-def time_backbones(
-    report: Report,
-    networks: dict[str, Callable[[tuple[int, int]], nn.Module]],
-    cases: list[tuple[tuple[int, int, int], bool, bool]],
-    left_out: list[str],
-    profiled: list[str],
-    device: torch.device,
-    rounds: int,
-    seconds: float,
-) -> None:
-    """``cases``: shape, whether it is a training step, whether it is compiled.
-
-    ``left_out`` are not compiled, ``profiled`` are the networks whose kernels are listed.
-    """
-    report.write('## Backbones: bfloat16 by autocast')
-    deadline = time.monotonic() + seconds
-    sides = {name: Side() for name in networks}
-    try:
-        for shape, training, compiled in cases:
-            builds: dict[str, Build] = {
-                name: partial(
-                    backbone.build, network, shape, training, device, torch.bfloat16, compiled
-                )
-                for name, network in networks.items()
-                if not (compiled and name in left_out)
+def time_attention(report: Report, rehearse: bool) -> None:
+    device = torch.device('cpu' if rehearse else 'cuda')
+    deadline = time.monotonic() + 0.8 * PARTS['attention']
+    names = ['grouped', 'varlen', 'sdpa', 'triton']
+    shapes = [(64, *shape[1:]) for shape in attention.SHAPES[:3]]
+    shapes += [(2, *shape[1:]) for shape in attention.SHAPES[3:]]
+    if rehearse:
+        names, shapes = ['grouped', 'sdpa'], [(1, 1, 4, 8, 2)]
+    for shape in shapes:
+        for backward in (False, True):
+            builds = {
+                name: partial(attention.build, name, shape, backward, device, torch.bfloat16, False)
+                for name in names
             }
-            case = 'x'.join(map(str, shape))
-            case += (' step' if training else '') + (' compiled' if compiled else '')
-            results = compare(sides, builds, device, rounds, deadline, together=compiled)
-            report.compare(case, *results)
-            if compiled:
-                continue
-            for name in results[0].keys() & profiled:
-                sides[name].ask(profile, device)
-                report.profile(f'{name}, {case}', sides[name].answer(deadline))
-    except Failure as failure:
-        report.write(f'Ended early: {failure}')
-    finally:
-        for side in sides.values():
-            side.end()
+            case = 'x'.join(map(str, shape)) + (' step' if backward else '')
+            report.compare(case, *compare(builds, device, 1 if rehearse else 5, deadline)[:2])
 
 
-def tiny(network: str, size: tuple[int, int], backend: str = 'auto') -> nn.Module:
-    """A network for the rehearsal, built as the one that it stands for."""
-    dims = dict(embed_dims=(8, 8, 16, 16), depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2))
-    if network == 'transcription':
-        return backbone.ReleasedSecViT(**dims)
-    return backbone.SecViT(dims, 'released', attention_backend=backend)
-
-
-def setting(device: torch.device) -> str:
-    versions = [f'torch {torch.__version__}']
-    for name in ('triton', 'timm'):
-        if importlib.util.find_spec(name):
-            versions.append(f'{name} {importlib.metadata.version(name)}')
-    if device.type != 'cuda':
-        return f'A rehearsal on {processor()}; {", ".join(versions)}'
-    card = torch.cuda.get_device_properties(device)
-    return (
-        f'{card.name}, compute capability {card.major}.{card.minor}, '
-        f'{card.total_memory / 2**30:.0f} GiB; {", ".join(versions)}'
-    )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        '--out',
-        type=Path,
-        default='work_dirs/gpu.md',
-        help='Markdown file to write, next to a JSON',
-    )
-    parser.add_argument(
-        '--rehearse', action='store_true', help='go through every step on the CPU, with tiny shapes'
-    )
-    args = parser.parse_args()
-    check_out(args.out)
-    if not (args.rehearse or torch.cuda.is_available()):
-        sys.exit('torch sees no GPU here; --rehearse goes through every step on the CPU')
-    device = torch.device('cpu' if args.rehearse else 'cuda')
-    torch.set_num_threads(THREADS)
-    report = Report(args.out, setting(device))
-    report.write('# On a GPU')
-
-    if args.rehearse:
-        networks = {
+def networks(rehearse: bool) -> dict[str, Network]:
+    if rehearse:
+        return {
             'transcription': partial(tiny, 'transcription'),
-            'SecViT-S sdpa': partial(tiny, 'SecViT', backend='sdpa'),
+            'SecViT-S triton': partial(tiny, 'SecViT'),
         }
-        run_tests(report, ['tests/test_ops/test_windows.py'], 60)
-        time_operation(report, [(1, 1, 4, 8, 2)], ['grouped', 'sdpa'], device, 1, 60)
-        cases = [((1, 64, 64), training, False) for training in (False, True)]
-        time_backbones(report, networks, cases, [], ['SecViT-S sdpa'], device, 1, 120)
-        return
-
-    networks = {
+    found: dict[str, Network] = {
         'transcription': backbone.transcription_small,
         'SecViT-S sdpa': partial(backbone.secvit_small, backend='sdpa'),
         'SecViT-S triton': partial(backbone.secvit_small, backend='triton'),
@@ -360,23 +191,128 @@ def main() -> None:
         'SEC-Swin-T triton': partial(backbone.sec_swin_tiny, backend='triton'),
     }
     if importlib.util.find_spec('timm'):
-        networks['Swin-T (timm)'] = backbone.swin_tiny_timm
-        networks['ConvNeXt-T (timm)'] = backbone.convnext_tiny_timm
-    tests = ['tests/test_ops', 'tests/test_layers', 'tests/test_backbones/test_cuda.py']
-    run_tests(report, tests, 120)
-    shapes = [(64, *shape[1:]) for shape in attention.SHAPES[:3]]
-    shapes += [(2, *shape[1:]) for shape in attention.SHAPES[3:]]
-    time_operation(report, shapes, ['grouped', 'varlen', 'sdpa', 'triton'], device, 5, 90)
-    cases = [
-        (shape, training, compiled)
-        for compiled in (False, True)
-        for shape in ((64, 224, 224), (2, 800, 1344))
-        for training in (False, True)
-        if not (compiled and (training or shape[0] == 2))
-    ]
-    left_out = ['transcription', 'SecViT-S sdpa', 'SEC-Swin-T sdpa']
-    profiled = ['SecViT-S triton', 'SEC-Swin-T triton', 'Swin-T (timm)']
-    time_backbones(report, networks, cases, left_out, profiled, device, 5, 240)
+        found['Swin-T (timm)'] = backbone.swin_tiny_timm
+        found['ConvNeXt-T (timm)'] = backbone.convnext_tiny_timm
+    return found
+
+
+def tiny(network: str, size: tuple[int, int]) -> nn.Module:
+    """A network for the rehearsal, built as the one that it stands for."""
+    dims = dict(embed_dims=(8, 8, 16, 16), depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2))
+    if network == 'transcription':
+        return backbone.ReleasedSecViT(**dims)
+    return backbone.SecViT(dims, 'released')
+
+
+# Of which the report lists the kernels.
+PROFILED = ('SecViT-S triton', 'SEC-Swin-T triton', 'Swin-T (timm)')
+
+
+def time_backbones(report: Report, rehearse: bool, compiled: bool = False) -> None:
+    device = torch.device('cpu' if rehearse else 'cuda')
+    deadline = time.monotonic() + 0.8 * PARTS['compiled' if compiled else 'backbones']
+    sides = networks(rehearse)
+    shapes = [(64, 224, 224), (2, 800, 1344)]
+    if rehearse:
+        shapes = [(1, 64, 64)]
+    elif compiled:
+        # Compiling takes a minute for a network and shape.
+        names = ('Swin-T (timm)', 'SEC-Swin-T triton', 'ConvNeXt-T (timm)', 'SecViT-S triton')
+        sides = {name: sides[name] for name in names if name in sides}
+        shapes = shapes[:1]
+    for shape in shapes:
+        for training in (False,) if compiled else (False, True):
+            builds: dict[str, Build] = {
+                name: partial(
+                    backbone.build,
+                    network,
+                    shape,
+                    training,
+                    device,
+                    torch.bfloat16,
+                    'eager' if compiled and rehearse else compiled,
+                )
+                for name, network in sides.items()
+            }
+            case = 'x'.join(map(str, shape))
+            case += (' step' if training else '') + (' compiled' if compiled else '')
+            costs, failures, runs = compare(builds, device, 1 if rehearse else 5, deadline)
+            report.compare(case, costs, failures)
+            for name in runs.keys() & set(PROFILED):
+                report.profile(f'{name}, {case}', profile(runs[name], device))
+            del runs
+            release(device)
+
+
+def setting(rehearse: bool) -> str:
+    versions = [f'torch {torch.__version__}']
+    for name in ('triton', 'timm'):
+        if importlib.util.find_spec(name):
+            versions.append(f'{name} {importlib.metadata.version(name)}')
+    if rehearse:
+        return f'A rehearsal on {processor()}; {", ".join(versions)}.'
+    card = torch.cuda.get_device_properties(0)
+    return (
+        f'{card.name}, compute capability {card.major}.{card.minor}, '
+        f'{card.total_memory / 2**30:.0f} GiB; {", ".join(versions)}.'
+    )
+
+
+def run_part(part: str, out: Path, rehearse: bool) -> None:
+    report = Report(out)
+    if part == 'tests':
+        run_tests(report, rehearse)
+    elif part == 'attention':
+        time_attention(report, rehearse)
+    else:
+        time_backbones(report, rehearse, compiled=part == 'compiled')
+
+
+TITLES = {
+    'tests': 'Tests',
+    'attention': 'Attention inside clusters: bfloat16',
+    'backbones': 'Backbones: bfloat16 by autocast, eager',
+    'compiled': 'Backbones: bfloat16 by autocast, compiled',
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        '--out', type=Path, default='work_dirs/gpu.md', help='Markdown file; JSON goes next to it'
+    )
+    parser.add_argument('--parts', nargs='+', default=list(PARTS), choices=PARTS)
+    parser.add_argument(
+        '--rehearse', action='store_true', help='go through every step on the CPU, with tiny shapes'
+    )
+    parser.add_argument('--in-process', action='store_true', help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.in_process:
+        run_part(args.parts[0], args.out, args.rehearse)
+        return
+    check_out(args.out)
+    if not (args.rehearse or torch.cuda.is_available()):
+        sys.exit('torch sees no GPU here; --rehearse goes through every step on the CPU')
+    lines = ['# On a GPU', '', setting(args.rehearse), '']
+    data: dict[str, Any] = {}
+    for part in args.parts:
+        # In a process of its own, a part may fail or be late without the others.
+        out = args.out.with_name(f'{args.out.stem}.{part}.md')
+        command = [sys.executable, __file__, '--in-process', '--parts', part, '--out', str(out)]
+        command += ['--rehearse'] if args.rehearse else []
+        try:
+            code = subprocess.run(command, timeout=PARTS[part]).returncode
+            ending = [f'Ended with exit code {code}.', ''] if code else []
+        except subprocess.TimeoutExpired:
+            ending = [f'Ended after {PARTS[part]} seconds.', '']
+        lines += [f'## {TITLES[part]}', '']
+        if out.exists():
+            lines += [out.read_text(), *ending]
+            data[part] = json.loads(out.with_suffix('.json').read_text())
+        else:
+            lines += ending or ['Nothing to report.', '']
+        args.out.write_text('\n'.join(lines))
+        args.out.with_suffix('.json').write_text(json.dumps(data, indent=1) + '\n')
 
 
 if __name__ == '__main__':

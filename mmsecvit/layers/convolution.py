@@ -8,9 +8,13 @@ from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks.transformer import AdaptivePadding
 from torch import Tensor, nn
 
+from ..ops.fused import depthwise_conv2d, takes
+
 
 class DepthwiseConv2d(nn.Conv2d):
     """Depth-wise convolution that keeps the size of a channels-last map.
+
+    On GPUs on which it has been tested it runs as a Triton kernel (:mod:`mmsecvit.ops.fused`).
 
     Args:
         channels: Number of channels.
@@ -35,6 +39,10 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, H, W, C) to (B, H, W, C)."""
+        if takes(x, self.kernel_size[0]):
+            if torch.is_autocast_enabled('cuda'):
+                x = x.to(torch.get_autocast_dtype('cuda'))
+            return depthwise_conv2d(x, self.weight, self.bias, self.identity is not None)
         weight = self.weight if self.identity is None else self.weight + self.identity
         return self._conv_forward(x.permute(0, 3, 1, 2), weight, self.bias).permute(0, 2, 3, 1)
 
@@ -46,7 +54,7 @@ def conv_stem(
 
     Args:
         embed_dims: Number of channels that come out; the first three convolutions have half.
-        norm_cfg: Config of the normalisation after each convolution.
+        norm_cfg: Config of the normalization after each convolution.
         final_act: Whether GELU follows the fourth convolution too, as in the paper; the
             authors' released network has none there.
         in_channels: Number of channels of the images. Defaults to 3.
@@ -70,7 +78,7 @@ def patch_stem(embed_dims: int, norm_cfg: dict[str, Any], in_channels: int = 3) 
 
     Args:
         embed_dims: Number of channels that come out.
-        norm_cfg: Config of the normalisation.
+        norm_cfg: Config of the normalization.
         in_channels: Number of channels of the images. Defaults to 3.
 
     Returns:
@@ -82,12 +90,12 @@ def patch_stem(embed_dims: int, norm_cfg: dict[str, Any], in_channels: int = 3) 
 def downsampling(
     in_channels: int, out_channels: int, norm_cfg: dict[str, Any], kernel_size: int = 3
 ) -> nn.Sequential:
-    """Convolution with stride 2 between two stages, and its normalisation (Appendix A).
+    """Convolution with stride 2 between two stages, and its normalization (Appendix A).
 
     Args:
         in_channels: Number of channels of the earlier stage.
         out_channels: Number of channels of the later stage.
-        norm_cfg: Config of the normalisation.
+        norm_cfg: Config of the normalization.
         kernel_size: Side of the kernel, 3 or 2. Defaults to 3, which is the paper's; 2 goes
             with :func:`patch_stem`.
 

@@ -10,9 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .backends.triton import AVAILABLE, compute_order
+from .backends.triton import AVAILABLE, compute_order, unproven_reason, unsupported_reason
 
 KERNELS = (3, 5)
+
+
+def takes(x: Tensor, kernel_size: int) -> bool:
+    """Return whether :func:`depthwise_conv2d` should be used for ``x``, (B, H, W, C)."""
+    return (
+        x.is_cuda
+        and kernel_size in KERNELS
+        and unsupported_reason(x[..., :1]) is None
+        and unproven_reason(x) is None
+    )
 
 
 def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor, residual: bool) -> Tensor:

@@ -300,6 +300,8 @@ def weight_gradients(
             BLOCK=block,
             BLOCK_CHANNELS=block_channels,
         )
+    # With the strides of the weight, or DDP warns and copies.
     # (K * K, channels) -> (channels, 1, K, K)
-    grad_weight = sums.sum(0).t().reshape(weight.shape)
-    return grad_weight.to(weight.dtype), bias_sums.sum(0).to(weight.dtype)
+    grad_weight = torch.empty_like(weight)
+    grad_weight.copy_(sums.sum(0).t().unflatten(1, (1, kernel, kernel)))
+    return grad_weight, bias_sums.sum(0).to(weight.dtype)
