@@ -7,7 +7,7 @@ from mmengine.model import BaseModule, ModuleList
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..layers import SECA
+from ..layers import SECA, LayerNorm
 from .base import PyramidBackbone, check_counts, drop_path_rates, find_arch
 
 # Table 8. The paper gives no rates of stochastic depth: these are Swin's.
@@ -66,12 +66,12 @@ class SECSwinBlock(BaseModule):
         attention_backend: str,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(embed_dims)
+        self.norm1 = LayerNorm(embed_dims)
         # Swin has these names in the toolboxes, so that its weights load.
         self.attn = nn.ModuleDict(
             dict(w_msa=SECA(embed_dims, num_heads, num_clusters, attention_backend, lce=False))
         )
-        self.norm2 = nn.LayerNorm(embed_dims)
+        self.norm2 = LayerNorm(embed_dims)
         self.ffn = FFN(
             embed_dims,
             FFN_RATIO * embed_dims,
@@ -147,7 +147,7 @@ class SECSwin(PyramidBackbone):
         rates = drop_path_rates(drop_path_rate, depths)
 
         self.patch_embed = _PatchEmbed(
-            in_channels, dims[0], kernel_size=4, stride=4, norm_cfg=dict(type='LN')
+            in_channels, dims[0], kernel_size=4, stride=4, norm_cfg=dict(type=LayerNorm)
         )
         self.stages = ModuleList()
         for i in range(self.num_stages):
@@ -157,7 +157,9 @@ class SECSwin(PyramidBackbone):
             )
             stage = nn.ModuleDict(dict(blocks=blocks))
             if i + 1 < self.num_stages:
-                stage['downsample'] = _PatchMerging(dims[i], dims[i + 1])
+                stage['downsample'] = _PatchMerging(
+                    dims[i], dims[i + 1], norm_cfg=dict(type=LayerNorm)
+                )
             self.stages.append(stage)
         for i in out_indices:
             self.add_module(f'norm{i}', nn.LayerNorm(dims[i]))

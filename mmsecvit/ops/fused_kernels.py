@@ -9,6 +9,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+# Rows and channels of a block, and num_warps.
+TILINGS = {
+    '_rotate': (32, 128, 4),
+    '_convolve': (32, 64, 4),
+    '_weight_gradients': (16, 64, 4),
+}
 # Rows that one program of the weights' gradient sums, at least; and programs, at most.
 FEWEST_ROWS = 256
 MOST_CHUNKS = 256
@@ -184,6 +190,12 @@ def _weight_gradients(
         tl.store(bias_sums + part * channels + channel, tl.sum(total, 0), mask=in_channels)
 
 
+def _tiling(kernel: triton.JITFunction, channels: int) -> tuple[int, int, int]:
+    """Rows and channels of a block, no more channels than there are, and num_warps."""
+    block, block_channels, num_warps = TILINGS[kernel.__name__]
+    return block, min(block_channels, triton.next_power_of_2(channels)), num_warps
+
+
 def rotate_rows(x: Tensor, table: Tensor, out: Tensor, dims: int, *, backward: bool) -> None:
     """Turn each pair of channels by its token's angle, or back.
 
@@ -195,7 +207,7 @@ def rotate_rows(x: Tensor, table: Tensor, out: Tensor, dims: int, *, backward: b
         backward: Whether to turn back.
     """
     num_rows, columns = x.shape
-    block, block_columns = 32, min(128, triton.next_power_of_2(columns))
+    block, block_columns, num_warps = _tiling(_rotate, columns)
     with torch.cuda.device_of(x):
         _rotate[(triton.cdiv(num_rows, block), triton.cdiv(columns, block_columns))](
             x,
@@ -210,6 +222,7 @@ def rotate_rows(x: Tensor, table: Tensor, out: Tensor, dims: int, *, backward: b
             BACKWARD=backward,
             BLOCK=block,
             BLOCK_COLUMNS=block_columns,
+            num_warps=num_warps,
         )
 
 
@@ -237,8 +250,7 @@ def convolve_rows(
         backward: Whether ``x`` is the gradient of the result and ``out`` that of the input.
     """
     num_rows, channels = x.shape
-    block_channels = min(64, triton.next_power_of_2(channels))
-    block = 2048 // block_channels
+    block, block_channels, num_warps = _tiling(_convolve, channels)
     with torch.cuda.device_of(x):
         _convolve[(triton.cdiv(num_rows, block), triton.cdiv(channels, block_channels))](
             x,
@@ -259,6 +271,7 @@ def convolve_rows(
             HAS_ADDEND=addend is not None,
             BLOCK=block,
             BLOCK_CHANNELS=block_channels,
+            num_warps=num_warps,
         )
 
 
@@ -278,8 +291,7 @@ def weight_gradients(
     """
     num_rows, channels = x.shape
     kernel = weight.shape[-1]
-    block_channels = min(64, triton.next_power_of_2(channels))
-    block = 1024 // block_channels
+    block, block_channels, num_warps = _tiling(_weight_gradients, channels)
     chunk = max(FEWEST_ROWS, triton.cdiv(triton.cdiv(num_rows, MOST_CHUNKS), block) * block)
     num_chunks = triton.cdiv(num_rows, chunk)
     sums = x.new_empty(num_chunks, kernel**2, channels, dtype=torch.float32)
@@ -299,6 +311,7 @@ def weight_gradients(
             KERNEL=kernel,
             BLOCK=block,
             BLOCK_CHANNELS=block_channels,
+            num_warps=num_warps,
         )
     # With the strides of the weight, or DDP warns and copies.
     # (K * K, channels) -> (channels, 1, K, K)
