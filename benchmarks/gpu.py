@@ -118,7 +118,7 @@ def profile(
         run()
     found: dict[str, list[float]] = {}
     for event in profiler.events():
-        if (event.device_type is torch.autograd.DeviceType.CUDA) == (device.type == 'cuda'):
+        if (event.device_type == torch.autograd.DeviceType.CUDA) == (device.type == 'cuda'):
             entry = found.setdefault(event.name, [0, 0.0])
             entry[0] += 1
             entry[1] += event.time_range.elapsed_us() / 1e3

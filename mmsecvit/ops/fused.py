@@ -1,8 +1,8 @@
 """Operations on channels-last maps that Triton computes in one pass, for CUDA.
 
-Each is an operation of torch with a fake and a gradient. They take tensors for which
-:func:`mmsecvit.ops.backends.triton.unsupported_reason` is None. Kernels are imported when they
-first run.
+They take tensors for which :func:`mmsecvit.ops.backends.triton.unsupported_reason` is None. Each
+pass is an operation of torch with a fake, so that ``torch.compile`` takes it as a whole. Kernels
+are imported when they first run.
 """
 
 from typing import Any
@@ -10,7 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .backends.triton import AVAILABLE, compute_order, unproven_reason, unsupported_reason
+from .backends.triton import (
+    AVAILABLE,
+    compute_order,
+    is_eager,
+    unproven_reason,
+    unsupported_reason,
+)
 
 KERNELS = (3, 5)
 
@@ -25,7 +31,7 @@ def takes(x: Tensor, kernel_size: int) -> bool:
     )
 
 
-def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor, residual: bool) -> Tensor:
+def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, residual: bool) -> Tensor:
     """Convolve each channel of a channels-last map with its own kernel.
 
     Sums run in float32, whatever the dtypes of the arguments, and are rounded once.
@@ -33,13 +39,13 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor, residual: bool) ->
     Args:
         x: (B, H, W, C).
         weight: (C, 1, K, K), K one of ``KERNELS``.
-        bias: (C,).
+        bias: (C,), or None.
         residual: Whether ``x`` is added to the result.
 
     Returns:
         (B, H, W, C), contiguous, dtype of ``x``.
     """
-    return _convolution(x, weight, bias, residual)
+    return _Convolution.apply(x, weight, bias, residual)  # type: ignore[no-untyped-call]
 
 
 def seca(
@@ -65,7 +71,66 @@ def seca(
     Returns:
         (B, H, W, C).
     """
-    return _seca(qkv, num_heads, num_clusters, rotary, lce_weight, lce_bias, scale)[0]
+    arguments = (qkv, num_heads, num_clusters, rotary, lce_weight, lce_bias, scale)
+    return _SECA.apply(*arguments)  # type: ignore[no-untyped-call]
+
+
+# Functions of autograd that call the bodies of the operations: in eager mode, the operations and
+# their `register_autograd` take several times as long as all kernels (torch 2.11).
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, residual: bool) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.residual = residual
+        run = _convolution if is_eager(x) else _convolution_operation
+        return run(x, weight, bias, residual)
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        with_weight = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+        run = _convolution_backward if is_eager(x) else _convolution_backward_operation
+        grads = run(grad_out, x, weight, ctx.residual, with_weight)
+        of_bias = grads[2] if ctx.needs_input_grad[2] else None
+        return grads[0], grads[1] if with_weight else None, of_bias, None
+
+
+class _SECA(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        qkv: Tensor,
+        num_heads: int,
+        num_clusters: int,
+        rotary: Tensor | None,
+        lce_weight: Tensor | None,
+        lce_bias: Tensor | None,
+        scale: float,
+    ) -> Tensor:
+        run = _seca if is_eager(qkv) else _seca_operation
+        outputs = run(qkv, num_heads, num_clusters, rotary, lce_weight, lce_bias, scale)
+        ctx.save_for_backward(qkv, rotary, lce_weight, *outputs)
+        ctx.num_heads, ctx.num_clusters, ctx.scale = num_heads, num_clusters, scale
+        return outputs[0]
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        qkv, rotary, lce_weight, *outputs = ctx.saved_tensors
+        with_weight = ctx.needs_input_grad[4] or ctx.needs_input_grad[5]
+        run = _seca_backward if is_eager(qkv) else _seca_backward_operation
+        grads = run(
+            grad_out,
+            qkv,
+            ctx.num_heads,
+            ctx.num_clusters,
+            rotary,
+            lce_weight,
+            ctx.scale,
+            *outputs,
+            with_weight,  # type: ignore[call-arg]
+        )
+        of_bias = grads[2] if ctx.needs_input_grad[5] else None
+        return grads[0], None, None, None, grads[1] if with_weight else None, of_bias, None
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -74,14 +139,13 @@ def _rows(x: Tensor) -> Tensor:
     return x if x.stride(1) == 1 else x.contiguous()
 
 
-def _convolution(x: Tensor, weight: Tensor, bias: Tensor, residual: bool) -> Tensor:
+def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, residual: bool) -> Tensor:
     from .fused_kernels import convolve_rows
 
-    out = x.new_empty(x.shape)
-    convolve_rows(
-        _rows(x), weight.contiguous(), bias, None, _rows(out), x.shape[1:3], residual=residual
-    )
-    return out
+    rows, grid = _rows(x), (x.shape[1], x.shape[2])
+    out = rows.new_empty(rows.shape)
+    convolve_rows(rows, weight.contiguous(), bias, None, out, grid, residual=residual)
+    return out.view(x.shape)
 
 
 def _convolution_backward(
@@ -89,25 +153,17 @@ def _convolution_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     from .fused_kernels import convolve_rows, weight_gradients
 
-    grid = x.shape[1:3]
-    grad_rows = _rows(grad_out)
-    grad_x = x.new_empty(x.shape)
-    convolve_rows(
-        grad_rows,
-        weight.contiguous(),
-        None,
-        None,
-        _rows(grad_x),
-        grid,
-        residual=residual,
-        backward=True,
-    )
-    if not with_weight:
-        return grad_x, weight.new_empty(0), weight.new_empty(0)
-    return grad_x, *weight_gradients(_rows(x), grad_rows, weight, grid)
+    rows, grid = _rows(grad_out), (x.shape[1], x.shape[2])
+    grad_x = rows.new_empty(rows.shape)
+    kernel = weight.contiguous()
+    convolve_rows(rows, kernel, None, None, grad_x, grid, residual=residual, backward=True)
+    of_weight = (weight.new_empty(0), weight.new_empty(0))
+    if with_weight:
+        of_weight = weight_gradients(_rows(x), rows, weight, grid)
+    return grad_x.view(x.shape), *of_weight
 
 
-def _empty_convolution(x: Tensor, weight: Tensor, bias: Tensor, residual: bool) -> Tensor:
+def _empty_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, residual: bool) -> Tensor:
     return x.new_empty(x.shape)
 
 
@@ -116,30 +172,25 @@ def _empty_convolution_grads(
 ) -> tuple[Tensor, Tensor, Tensor]:
     if not with_weight:
         return x.new_empty(x.shape), weight.new_empty(0), weight.new_empty(0)
-    return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(len(weight))
+    return x.new_empty(x.shape), torch.empty_like(weight), weight.new_empty(weight.shape[0])
 
 
-def _save_convolution(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, _, ctx.residual = inputs
-    ctx.save_for_backward(x, weight)
+def _heads(x: Tensor, i: int, channels: int, num_heads: int) -> Tensor:
+    """View the ``i``-th ``channels`` of (B, L, parts * channels) as (B, L, heads, d)."""
+    batch, length, stride = x.shape
+    dims = channels // num_heads
+    # One call instead of several views, whose cost in Python is that of a kernel.
+    return x.as_strided(
+        (batch, length, num_heads, dims),
+        (length * stride, stride, dims, 1),
+        x.storage_offset() + i * channels,
+    )
 
 
-def _differentiate_convolution(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight = ctx.saved_tensors
-    with_weight = any(ctx.needs_input_grad[1:3])
-    grads = _convolution_backward(grad_out, x, weight, ctx.residual, with_weight)
-    return grads[0], *(grads[1:] if with_weight else (None, None)), None
-
-
-def _split(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Split (B, H, W, 3C) into three views (B, H * W, heads, d)."""
-    q, k, v = qkv.flatten(1, 2).unflatten(2, (3, num_heads, -1)).unbind(2)
-    return q, k, v
-
-
-def _heads(x: Tensor, num_heads: int) -> Tensor:
-    """View (B, H, W, C) as (B, H * W, heads, d)."""
-    return x.flatten(1, 2).unflatten(2, (num_heads, -1))
+def _part(x: Tensor, i: int, channels: int) -> Tensor:
+    """View the ``i``-th ``channels`` of (B, L, parts * channels) as (B * L, channels)."""
+    size = (x.shape[0] * x.shape[1], channels)
+    return x.as_strided(size, (x.shape[2], 1), x.storage_offset() + i * channels)
 
 
 def _seca(
@@ -155,33 +206,31 @@ def _seca(
     from .backends.triton_kernels import launch_forward
     from .fused_kernels import convolve_rows, rotate_rows
 
-    qkv = qkv.contiguous()
-    out, attended, turned, order, log_sum = _empty_seca(
-        qkv, num_heads, num_clusters, rotary, lce_weight, lce_bias, scale
-    )
-    q, k, v = _split(qkv, num_heads)
-    channels = out.shape[-1]
+    batch, height, width, channels = qkv.shape[0], qkv.shape[1], qkv.shape[2], qkv.shape[3] // 3
+    qkv = qkv.contiguous().view(batch, height * width, 3 * channels)
+    turned = qkv.new_empty(0)
+    keys = qkv
     if rotary is not None:
-        x = _rows(qkv)[:, : 2 * channels]
-        rotate_rows(x, rotary, turned.flatten(0, 1), q.shape[-1], backward=False)
-        q, k = turned.unflatten(2, (2, num_heads, -1)).unbind(2)
+        keys = turned = qkv.new_empty(batch, height * width, 2 * channels)
+        rotate_rows(qkv, rotary, turned, 2 * channels, channels // num_heads, backward=False)
+    q, k = (_heads(keys, i, channels, num_heads) for i in range(2))
+    v = _heads(qkv, 2, channels, num_heads)
     if num_clusters > 1:
         order = compute_order(k)
     else:
-        order.copy_(torch.arange(order.shape[-1], device=order.device))
-    attention = out if lce_weight is None else attended
-    launch_forward(q, k, v, order, _heads(attention, num_heads), log_sum, num_clusters, scale)
-    if lce_weight is not None:
-        convolve_rows(
-            _rows(qkv)[:, 2 * channels :],
-            lce_weight.contiguous(),
-            lce_bias,
-            _rows(attended),
-            _rows(out),
-            qkv.shape[1:3],
-            residual=False,
-        )
-    return out, attended, turned, order, log_sum
+        ranks = torch.arange(height * width, device=qkv.device)
+        order = ranks.expand(batch, num_heads, -1).contiguous()
+    attended = q.new_empty(q.shape)
+    log_sum = torch.empty(order.shape, dtype=torch.float32, device=qkv.device)
+    launch_forward(q, k, v, order, attended, log_sum, num_clusters, scale)
+    out = attended.view(batch, height, width, channels)
+    if lce_weight is None:
+        return out, qkv.new_empty(0), turned, order, log_sum
+    attended = attended.view(-1, channels)
+    total = attended.new_empty(attended.shape)
+    values, kernel = _part(qkv, 2, channels), lce_weight.contiguous()
+    convolve_rows(values, kernel, lce_bias, attended, total, (height, width), residual=False)
+    return total.view(out.shape), out, turned, order, log_sum
 
 
 def _empty_seca(
@@ -195,14 +244,13 @@ def _empty_seca(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     batch, height, width, channels = qkv.shape[0], qkv.shape[1], qkv.shape[2], qkv.shape[3] // 3
     length = height * width
-    out = qkv.new_empty(batch, height, width, channels)
-    attended = qkv.new_empty(out.shape) if lce_weight is not None else qkv.new_empty(0)
-    turned = qkv.new_empty(
-        (batch, length, 2 * channels) if rotary is not None else (batch, length, 0)
+    return (
+        qkv.new_empty(batch, height, width, channels),
+        qkv.new_empty(0 if lce_weight is None else (batch, height, width, channels)),
+        qkv.new_empty(0 if rotary is None else (batch, length, 2 * channels)),
+        qkv.new_empty(batch, num_heads, length, dtype=torch.int64),
+        qkv.new_empty(batch, num_heads, length, dtype=torch.float32),
     )
-    order = qkv.new_empty(batch, num_heads, length, dtype=torch.int64)
-    log_sum = qkv.new_empty(batch, num_heads, length, dtype=torch.float32)
-    return out, attended, turned, order, log_sum
 
 
 def _seca_backward(
@@ -223,46 +271,41 @@ def _seca_backward(
     from .backends.triton_kernels import launch_backward
     from .fused_kernels import convolve_rows, rotate_rows, weight_gradients
 
-    qkv, grad_out = qkv.contiguous(), grad_out.contiguous()
-    channels = out.shape[-1]
-    q, k, v = _split(qkv, num_heads)
-    if rotary is not None:
-        q, k = turned.unflatten(2, (2, num_heads, -1)).unbind(2)
-    attention = out if lce_weight is None else attended
+    batch, height, width, channels = out.shape
+    grid, length, shape = (height, width), height * width, qkv.shape
+    qkv = qkv.contiguous().view(batch, length, 3 * channels)
+    grad_out = grad_out.contiguous().view(batch, length, channels)
+    attended = (out if lce_weight is None else attended).view(batch, length, channels)
+    keys = qkv if rotary is None else turned
+    q, k = (_heads(keys, i, channels, num_heads) for i in range(2))
+    v = _heads(qkv, 2, channels, num_heads)
     grad_qkv = torch.empty_like(qkv)
+    grad_q, grad_k, grad_v = (_heads(grad_qkv, i, channels, num_heads) for i in range(3))
+    attended, grad_heads = (_heads(x, 0, channels, num_heads) for x in (attended, grad_out))
     launch_backward(
         q,
         k,
         v,
         order,
-        _heads(attention, num_heads),
+        attended,
         log_sum,
-        _heads(grad_out, num_heads),
-        _split(grad_qkv, num_heads),
+        grad_heads,
+        (grad_q, grad_k, grad_v),
         num_clusters,
         scale,
     )
-    grad_rows, grad_out_rows = _rows(grad_qkv), _rows(grad_out)
     if rotary is not None:
-        x = grad_rows[:, : 2 * channels]
-        rotate_rows(x, rotary, x, q.shape[-1], backward=True)
-    if lce_weight is None:
-        return grad_qkv, qkv.new_empty(0), qkv.new_empty(0)
-    grad_v = grad_rows[:, 2 * channels :]
-    convolve_rows(
-        grad_out_rows,
-        lce_weight.contiguous(),
-        None,
-        grad_v,
-        grad_v,
-        qkv.shape[1:3],
-        residual=False,
-        backward=True,
-    )
-    if not with_weight:
-        return grad_qkv, qkv.new_empty(0), qkv.new_empty(0)
-    values = _rows(qkv)[:, 2 * channels :]
-    return grad_qkv, *weight_gradients(values, grad_out_rows, lce_weight, qkv.shape[1:3])
+        rotate_rows(grad_qkv, rotary, grad_qkv, 2 * channels, channels // num_heads, backward=True)
+    of_weight = (qkv.new_empty(0), qkv.new_empty(0))
+    if lce_weight is not None:
+        rows, kernel = grad_out.view(-1, channels), lce_weight.contiguous()
+        grad_values = _part(grad_qkv, 2, channels)
+        convolve_rows(
+            rows, kernel, None, grad_values, grad_values, grid, residual=False, backward=True
+        )
+        if with_weight:
+            of_weight = weight_gradients(_part(qkv, 2, channels), rows, lce_weight, grid)
+    return grad_qkv.view(shape), *of_weight
 
 
 def _empty_seca_grads(
@@ -283,54 +326,31 @@ def _empty_seca_grads(
     grad_qkv = qkv.new_empty(qkv.shape)
     if lce_weight is None or not with_weight:
         return grad_qkv, qkv.new_empty(0), qkv.new_empty(0)
-    return grad_qkv, lce_weight.new_empty(lce_weight.shape), lce_weight.new_empty(len(lce_weight))
-
-
-def _save_seca(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    qkv, ctx.num_heads, ctx.num_clusters, rotary, lce_weight, _, ctx.scale = inputs
-    ctx.save_for_backward(qkv, rotary, lce_weight, *output)
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
-
-
-def _differentiate_seca(ctx: Any, grad_out: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    qkv, rotary, lce_weight, *output = ctx.saved_tensors
-    with_weight = lce_weight is not None and any(ctx.needs_input_grad[4:6])
-    grads = _seca_backward(
-        grad_out,
-        qkv,
-        ctx.num_heads,
-        ctx.num_clusters,
-        rotary,
-        lce_weight,
-        ctx.scale,
-        *output,
-        with_weight,
-    )
-    of_lce = grads[1:] if with_weight else (None, None)
-    return grads[0], None, None, None, *of_lce, None
+    return grad_qkv, torch.empty_like(lce_weight), lce_weight.new_empty(lce_weight.shape[0])
 
 
 if AVAILABLE:
-    _convolution = torch.library.custom_op(
-        'mmsecvit::depthwise_conv2d', _convolution, mutates_args=()
+    _convolution_operation = torch.library.custom_op(
+        'mmsecvit::depthwise_conv2d',
+        _convolution,
+        mutates_args=(),
+        schema='(Tensor x, Tensor weight, Tensor? bias, bool residual) -> Tensor',
     )
-    _convolution.register_fake(_empty_convolution)
-    _convolution_backward = torch.library.custom_op(
+    _convolution_operation.register_fake(_empty_convolution)
+    _convolution_backward_operation = torch.library.custom_op(
         'mmsecvit::depthwise_conv2d_backward', _convolution_backward, mutates_args=()
     )
-    _convolution_backward.register_fake(_empty_convolution_grads)
-    _convolution.register_autograd(_differentiate_convolution, setup_context=_save_convolution)
+    _convolution_backward_operation.register_fake(_empty_convolution_grads)
     # Written out, since torch 2.7 reads no `Tensor | None`.
-    _seca = torch.library.custom_op(
+    _seca_operation = torch.library.custom_op(
         'mmsecvit::seca',
         _seca,
         mutates_args=(),
         schema='(Tensor qkv, int num_heads, int num_clusters, Tensor? rotary, Tensor? lce_weight, '
         'Tensor? lce_bias, float scale) -> (Tensor, Tensor, Tensor, Tensor, Tensor)',
     )
-    _seca.register_fake(_empty_seca)
-    _seca_backward = torch.library.custom_op(
+    _seca_operation.register_fake(_empty_seca)
+    _seca_backward_operation = torch.library.custom_op(
         'mmsecvit::seca_backward',
         _seca_backward,
         mutates_args=(),
@@ -338,5 +358,4 @@ if AVAILABLE:
         'Tensor? lce_weight, float scale, Tensor out, Tensor attended, Tensor turned, '
         'Tensor order, Tensor log_sum, bool with_weight) -> (Tensor, Tensor, Tensor)',
     )
-    _seca_backward.register_fake(_empty_seca_grads)
-    _seca.register_autograd(_differentiate_seca, setup_context=_save_seca)
+    _seca_backward_operation.register_fake(_empty_seca_grads)

@@ -196,17 +196,20 @@ def _tiling(kernel: triton.JITFunction, channels: int) -> tuple[int, int, int]:
     return block, min(block_channels, triton.next_power_of_2(channels)), num_warps
 
 
-def rotate_rows(x: Tensor, table: Tensor, out: Tensor, dims: int, *, backward: bool) -> None:
+def rotate_rows(
+    x: Tensor, table: Tensor, out: Tensor, columns: int, dims: int, *, backward: bool
+) -> None:
     """Turn each pair of channels by its token's angle, or back.
 
     Args:
-        x: (N, channels).
+        x: (B, L, channels), contiguous.
         table: Cosine and sine of each pair of a head, (L, dims / 2, 2), float32, contiguous.
-        out: Result, (N, channels); may be ``x``.
+        out: Result, (B, L, channels), contiguous; may be ``x``.
+        columns: Number of channels that turn, the first of ``x`` and ``out``.
         dims: Channels of a head.
         backward: Whether to turn back.
     """
-    num_rows, columns = x.shape
+    num_rows = x.shape[0] * x.shape[1]
     block, block_columns, num_warps = _tiling(_rotate, columns)
     with torch.cuda.device_of(x):
         _rotate[(triton.cdiv(num_rows, block), triton.cdiv(columns, block_columns))](
@@ -214,10 +217,10 @@ def rotate_rows(x: Tensor, table: Tensor, out: Tensor, dims: int, *, backward: b
             table,
             out,
             num_rows,
-            table.shape[0],
+            x.shape[1],
             columns,
-            x.stride(0),
-            out.stride(0),
+            x.shape[2],
+            out.shape[2],
             DIMS=dims,
             BACKWARD=backward,
             BLOCK=block,

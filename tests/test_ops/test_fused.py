@@ -152,13 +152,14 @@ def test_one_input_has_one_result_bit_by_bit():
 
 
 def test_the_operations_are_registered_as_torch_demands():
-    qkv = torch.randn(1, 3, 4, 48, requires_grad=True)
-    weight, bias = torch.randn(16, 1, 5, 5, requires_grad=True), torch.randn(16)
+    # Without requires_grad: the gradients are functions around the operations.
+    qkv = torch.randn(1, 3, 4, 48)
+    weight, bias = torch.randn(16, 1, 5, 5), torch.randn(16)
     table = rotary_table(3, 4, 8, torch.float32, torch.get_default_device())
     operations = torch.ops.mmsecvit
     torch.library.opcheck(operations.seca.default, (qkv, 2, 3, table, weight, bias, 0.3))
     torch.library.opcheck(operations.seca.default, (qkv, 2, 1, None, None, None, 0.3))
-    maps = torch.randn(1, 3, 4, 16, requires_grad=True)
+    maps = torch.randn(1, 3, 4, 16)
     torch.library.opcheck(operations.depthwise_conv2d.default, (maps, weight, bias, True))
     torch.library.opcheck(operations.semantic_order.default, (torch.randn(1, 12, 2, 8),))
 
@@ -169,3 +170,15 @@ def test_the_order_of_the_backend_is_semantic_order_within_rounding():
     similarity = torch.cosine_similarity(k.double(), k.double().mean(2, keepdim=True), dim=-1)
     gap = (similarity.gather(-1, order) - similarity.gather(-1, own)).abs().max()
     assert gap <= 16 * torch.finfo(torch.float32).eps
+
+
+def test_gradients_of_the_compiled_layer_in_one_graph():
+    layer = SECA(16, 2, 3, 'triton')
+    table = rotary_table(4, 5, 8, torch.float32, torch.get_default_device())
+    x = torch.randn(1, 4, 5, 16)
+    gradients = []
+    for run in (layer, torch.compile(layer, backend='aot_eager', fullgraph=True)):
+        layer.zero_grad()
+        run(x, table).sin().sum().backward()
+        gradients.append([p.grad for p in layer.parameters()])
+    torch.testing.assert_close(*gradients)

@@ -95,7 +95,7 @@ def test_one_input_has_one_result_bit_by_bit():
 
 
 def test_the_operation_is_registered_as_torch_demands():
-    q, k, v = (torch.randn(1, 10, 2, 8, device=DEVICE, requires_grad=True) for _ in range(3))
+    q, k, v = torch.randn(3, 1, 10, 2, 8, device=DEVICE)
     arguments = (q, k, v, semantic_order(k.transpose(1, 2)), 2, 0.3)
     torch.library.opcheck(torch.ops.mmsecvit.sec_attention.default, arguments)
 

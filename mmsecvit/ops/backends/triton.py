@@ -71,7 +71,7 @@ def attention(
     Returns:
         (B, L, heads, d), contiguous, tokens in the order of ``q``.
     """
-    return _attention(q, k, v, order, partition.num_clusters, scale)[0]
+    return _Attention.apply(q, k, v, order, partition.num_clusters, scale)  # type: ignore[no-untyped-call]
 
 
 def order(k: Tensor) -> Tensor:
@@ -83,7 +83,8 @@ def order(k: Tensor) -> Tensor:
     Returns:
         Token indices by rising similarity, (B, heads, L), int64.
     """
-    return _order(k.detach())
+    run = compute_order if is_eager(k) else _order_operation
+    return run(k.detach())
 
 
 def compute_order(k: Tensor) -> Tensor:
@@ -96,6 +97,11 @@ def compute_order(k: Tensor) -> Tensor:
     similarity = torch.empty(batch, heads, length, dtype=torch.float32, device=k.device)
     launch_similarity(k, center, similarity)
     return similarity.sort(dim=-1, stable=True).indices
+
+
+def is_eager(x: Tensor) -> bool:
+    """Return whether kernels can run on ``x`` now: no graph is traced, and it has memory."""
+    return type(x) is Tensor and not torch.compiler.is_compiling()
 
 
 def with_adjacent_channels(x: Tensor) -> Tensor:
@@ -159,27 +165,37 @@ def _empty_grads(
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
-def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.num_clusters, ctx.scale = inputs
-    ctx.save_for_backward(*tensors, *output)
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)
+class _Attention(torch.autograd.Function):
+    # Calls the bodies of the operations: in eager mode, the operations and their
+    # `register_autograd` take several times as long as all kernels (torch 2.11).
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, order: Tensor, num_clusters: int, scale: float
+    ) -> Tensor:
+        run = _attention if is_eager(q) else _attention_operation
+        out, log_sum = run(q, k, v, order, num_clusters, scale)
+        ctx.save_for_backward(q, k, v, order, out, log_sum)
+        ctx.num_clusters, ctx.scale = num_clusters, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        run = _attention_backward if is_eager(grad_out) else _attention_backward_operation
+        q, k, v, order, out, log_sum = ctx.saved_tensors
+        grads = run(grad_out, q, k, v, order, out, log_sum, ctx.num_clusters, ctx.scale)
+        return *grads, None, None, None
 
 
-def _differentiate(ctx: Any, grad_out: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-    q, k, v, order, out, log_sum = ctx.saved_tensors
-    grads = _attention_backward(grad_out, q, k, v, order, out, log_sum, ctx.num_clusters, ctx.scale)
-    return *grads, None, None, None
-
-
-_order = compute_order
 if AVAILABLE:
-    _order = torch.library.custom_op('mmsecvit::semantic_order', compute_order, mutates_args=())
-    _order.register_fake(_empty_order)
-    _attention = torch.library.custom_op('mmsecvit::sec_attention', _attention, mutates_args=())
-    _attention.register_fake(_empty_outputs)
-    _attention_backward = torch.library.custom_op(
+    _order_operation = torch.library.custom_op(
+        'mmsecvit::semantic_order', compute_order, mutates_args=()
+    )
+    _order_operation.register_fake(_empty_order)
+    _attention_operation = torch.library.custom_op(
+        'mmsecvit::sec_attention', _attention, mutates_args=()
+    )
+    _attention_operation.register_fake(_empty_outputs)
+    _attention_backward_operation = torch.library.custom_op(
         'mmsecvit::sec_attention_backward', _attention_backward, mutates_args=()
     )
-    _attention_backward.register_fake(_empty_grads)
-    _attention.register_autograd(_differentiate, setup_context=_save_for_backward)
+    _attention_backward_operation.register_fake(_empty_grads)
