@@ -139,12 +139,17 @@ def _rows(x: Tensor) -> Tensor:
     return x if x.stride(1) == 1 else x.contiguous()
 
 
+def _taps(weight: Tensor) -> Tensor:
+    """Lay out (C, 1, K, K) as (K * K, C)."""
+    return weight.flatten(1).t().contiguous()
+
+
 def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, residual: bool) -> Tensor:
     from .fused_kernels import convolve_rows
 
     rows, grid = _rows(x), (x.shape[1], x.shape[2])
     out = rows.new_empty(rows.shape)
-    convolve_rows(rows, weight.contiguous(), bias, None, out, grid, residual=residual)
+    convolve_rows(rows, _taps(weight), bias, None, out, grid, residual=residual)
     return out.view(x.shape)
 
 
@@ -155,8 +160,8 @@ def _convolution_backward(
 
     rows, grid = _rows(grad_out), (x.shape[1], x.shape[2])
     grad_x = rows.new_empty(rows.shape)
-    kernel = weight.contiguous()
-    convolve_rows(rows, kernel, None, None, grad_x, grid, residual=residual, backward=True)
+    taps = _taps(weight)
+    convolve_rows(rows, taps, None, None, grad_x, grid, residual=residual, backward=True)
     of_weight = (weight.new_empty(0), weight.new_empty(0))
     if with_weight:
         of_weight = weight_gradients(_rows(x), rows, weight, grid)
@@ -228,8 +233,8 @@ def _seca(
         return out, qkv.new_empty(0), turned, order, log_sum
     attended = attended.view(-1, channels)
     total = attended.new_empty(attended.shape)
-    values, kernel = _part(qkv, 2, channels), lce_weight.contiguous()
-    convolve_rows(values, kernel, lce_bias, attended, total, (height, width), residual=False)
+    values, taps = _part(qkv, 2, channels), _taps(lce_weight)
+    convolve_rows(values, taps, lce_bias, attended, total, (height, width), residual=False)
     return total.view(out.shape), out, turned, order, log_sum
 
 
@@ -298,10 +303,10 @@ def _seca_backward(
         rotate_rows(grad_qkv, rotary, grad_qkv, 2 * channels, channels // num_heads, backward=True)
     of_weight = (qkv.new_empty(0), qkv.new_empty(0))
     if lce_weight is not None:
-        rows, kernel = grad_out.view(-1, channels), lce_weight.contiguous()
+        rows, taps = grad_out.view(-1, channels), _taps(lce_weight)
         grad_values = _part(grad_qkv, 2, channels)
         convolve_rows(
-            rows, kernel, None, grad_values, grad_values, grid, residual=False, backward=True
+            rows, taps, None, grad_values, grad_values, grid, residual=False, backward=True
         )
         if with_weight:
             of_weight = weight_gradients(_part(qkv, 2, channels), rows, lce_weight, grid)

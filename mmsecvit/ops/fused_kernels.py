@@ -4,6 +4,8 @@ All tensors here are rows of channels, (N, channels): the channels of a row are 
 rows have any one stride. Row ``n`` is token ``n % L`` of its image. Every sum has a fixed order.
 """
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -85,7 +87,6 @@ def _convolve(
     valid = (rows < num_rows)[:, None] & in_channels[None, :]
     token = (rows % (height * width)).to(tl.int32)
     y, x_place = token // width, token % width
-    weights = weight + channel * (KERNEL * KERNEL)
     total = tl.zeros([BLOCK, BLOCK_CHANNELS], tl.float32)
     if HAS_BIAS:
         total += tl.load(bias + channel, mask=in_channels, other=0.0).to(tl.float32)[None, :]
@@ -109,7 +110,8 @@ def _convolve(
             tap = i * KERNEL + j
             if BACKWARD:
                 tap = KERNEL * KERNEL - 1 - tap
-            factor = tl.load(weights + tap, mask=in_channels, other=0.0).to(tl.float32)
+            factor = tl.load(weight + tap * channels + channel, mask=in_channels, other=0.0)
+            factor = factor.to(tl.float32)
             if RESIDUAL and (down == 0 and right == 0):
                 factor += 1
             total += values.to(tl.float32) * factor[None, :]
@@ -244,7 +246,7 @@ def convolve_rows(
 
     Args:
         x: (N, channels).
-        weight: (channels, 1, K, K), contiguous.
+        weight: (K * K, channels), contiguous: as rows, the kernel reads many at once.
         bias: (channels,), or None.
         addend: Added to the result, (N, channels), or None; may be ``out``.
         out: Result, (N, channels).
@@ -267,7 +269,7 @@ def convolve_rows(
             x.stride(0),
             addend.stride(0) if addend is not None else 0,
             out.stride(0),
-            KERNEL=weight.shape[-1],
+            KERNEL=math.isqrt(weight.shape[0]),
             RESIDUAL=residual,
             BACKWARD=backward,
             HAS_BIAS=bias is not None,

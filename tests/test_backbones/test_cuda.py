@@ -29,7 +29,7 @@ def test_maps_are_those_of_the_cpu(name, backend, size):
     # of it, and changes all later values of its image: most images have none.
     backbone = BACKBONES[name](attention_backend='reference').double().eval()
     images = torch.randn(8, 3, *size, dtype=torch.float64)
-    with torch.no_grad():
+    with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
         expected = backbone(images)
         other = BACKBONES[name](attention_backend=backend).eval()
         other.load_state_dict(backbone.state_dict())

@@ -397,7 +397,7 @@ def _launch(
 # BLOCK, STEP, num_warps and num_stages by kernel and bytes of a padded row, for clusters that have
 # as many tokens. They fit the 99 KiB of shared memory that small GPUs have.
 TILINGS = {
-    '_forward': {64: (64, 64, 4, 2), 128: (64, 64, 4, 2), 256: (64, 32, 4, 2), 512: (32, 32, 4, 1)},
+    '_forward': {64: (64, 64, 4, 3), 128: (64, 64, 4, 2), 256: (64, 32, 4, 2), 512: (32, 32, 4, 1)},
     '_backward_q': {
         64: (64, 64, 4, 2),
         128: (64, 64, 4, 2),
@@ -405,7 +405,7 @@ TILINGS = {
         512: (32, 32, 4, 1),
     },
     '_backward_kv': {
-        64: (64, 64, 4, 2),
+        64: (64, 32, 4, 2),
         128: (64, 64, 4, 2),
         256: (64, 32, 4, 2),
         512: (32, 32, 4, 1),
