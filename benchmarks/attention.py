@@ -50,7 +50,7 @@ def build(
 
 
 def attend_in_sequences(number: int, length: int, device: torch.device) -> Callable[..., Tensor]:
-    """Attention of sequences that lie one behind the other, as torch 2.10 and newer have it."""
+    """Return attention inside sequences that follow each other (torch 2.10 and newer)."""
     from torch.nn.attention.varlen import varlen_attn
 
     starts = torch.arange(0, (number + 1) * length, length, dtype=torch.int32, device=device)

@@ -132,6 +132,11 @@ def profile(
     return [total, *kernels[:rows]]
 
 
+def limit(part: str, rehearse: bool) -> int:
+    """Seconds for a part; a rehearsal is not about time."""
+    return 10 * PARTS[part] if rehearse else PARTS[part]
+
+
 def run_tests(report: Report, rehearse: bool) -> None:
     paths = ['tests/test_ops', 'tests/test_layers', 'tests/test_backbones/test_cuda.py']
     if rehearse:
@@ -139,7 +144,7 @@ def run_tests(report: Report, rehearse: bool) -> None:
     command = [sys.executable, '-m', 'pytest', '-q', '--tb=short', '-p', 'no:cacheprovider', *paths]
     # A session that ends in time still says what failed.
     if importlib.util.find_spec('pytest_timeout'):
-        command.append(f'--session-timeout={PARTS["tests"] - 15}')
+        command.append(f'--session-timeout={limit("tests", rehearse) - 15}')
     if importlib.util.find_spec('xdist') and not rehearse:
         command += ['-n', str(max(1, (os.cpu_count() or 1) // 2))]
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])
@@ -161,7 +166,7 @@ def run_tests(report: Report, rehearse: bool) -> None:
 
 def time_attention(report: Report, rehearse: bool) -> None:
     device = torch.device('cpu' if rehearse else 'cuda')
-    deadline = time.monotonic() + 0.8 * PARTS['attention']
+    deadline = time.monotonic() + 0.8 * limit('attention', rehearse)
     names = ['grouped', 'varlen', 'sdpa', 'triton']
     shapes = [(64, *shape[1:]) for shape in attention.SHAPES[:3]]
     shapes += [(2, *shape[1:]) for shape in attention.SHAPES[3:]]
@@ -210,7 +215,8 @@ PROFILED = ('SecViT-S triton', 'SEC-Swin-T triton', 'Swin-T (timm)')
 
 def time_backbones(report: Report, rehearse: bool, compiled: bool = False) -> None:
     device = torch.device('cpu' if rehearse else 'cuda')
-    deadline = time.monotonic() + 0.8 * PARTS['compiled' if compiled else 'backbones']
+    part = 'compiled' if compiled else 'backbones'
+    deadline = time.monotonic() + 0.8 * limit(part, rehearse)
     sides = networks(rehearse)
     shapes = [(64, 224, 224), (2, 800, 1344)]
     if rehearse:
@@ -301,10 +307,10 @@ def main() -> None:
         command = [sys.executable, __file__, '--in-process', '--parts', part, '--out', str(out)]
         command += ['--rehearse'] if args.rehearse else []
         try:
-            code = subprocess.run(command, timeout=PARTS[part]).returncode
+            code = subprocess.run(command, timeout=limit(part, args.rehearse)).returncode
             ending = [f'Ended with exit code {code}.', ''] if code else []
         except subprocess.TimeoutExpired:
-            ending = [f'Ended after {PARTS[part]} seconds.', '']
+            ending = [f'Ended after {limit(part, args.rehearse)} seconds.', '']
         lines += [f'## {TITLES[part]}', '']
         if out.exists():
             lines += [out.read_text(), *ending]

@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved timing, peak memory, the table and the picture."""
+"""Interleaved timing, peak memory, tables and pictures for the benchmarks."""
 
 import argparse
 import gc
@@ -118,7 +118,7 @@ def table(costs: dict[str, dict[str, Cost]]) -> str:
 
 
 def setting(args: argparse.Namespace) -> str:
-    """What figures belong to: precision, machine and versions."""
+    """Name the setting of the figures: precision, machine and versions."""
     if args.device.type == 'cuda':
         hardware = torch.cuda.get_device_name(args.device)
     else:

@@ -1,6 +1,6 @@
-"""The released SecViT, written down plainly: what the benchmarks measure the package against.
+"""The released SecViT, written down plainly: the benchmarks compare the package with it.
 
-Channels lie first, three gathers bring queries, keys and values into their order, a second sort
+Channels are first, three gathers bring queries, keys and values into their order, a second sort
 finds the way back, and every attention matrix is held in memory. Names are those of the released
 weights. The number of clusters has to divide the number of tokens.
 """

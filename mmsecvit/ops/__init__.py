@@ -1,4 +1,4 @@
-"""Pure tensor functions of Semantic Equitable Clustering, on torch alone."""
+"""Pure tensor functions of Semantic Equitable Clustering, which need only torch."""
 
 from .attention import sec_attention
 from .clustering import cluster_bounds, kmeans_order, semantic_order

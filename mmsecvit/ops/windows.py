@@ -13,7 +13,7 @@ def window_runs(length: int, window: int) -> list[tuple[int, int, int]]:
         window: Largest size of a window, at least 1.
 
     Returns:
-        Runs of equal windows that lie side by side, at most two: (start, number, size).
+        Runs of equal windows, each next to the one before, at most two: (start, number, size).
 
     Example:
         >>> window_runs(16, 7)
@@ -51,7 +51,7 @@ def window_attention(
         v: Values, like ``q``.
         grid: Height and width of the grid, with the product L.
         window: Largest height and width of a window.
-        bias: What is added to the products of queries and keys,
+        bias: Added to the products of queries and keys,
             (heads, *window, *window): query's and key's position in the window.
 
     Returns:

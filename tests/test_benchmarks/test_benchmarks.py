@@ -1,6 +1,9 @@
 """The benchmarks: that they compare like with like, and add up what they measure."""
 
 import importlib
+import json
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -92,3 +95,23 @@ def test_a_picture_is_not_overwritten(load, tmp_path):
     out.write_bytes(b'mine')
     with pytest.raises(SystemExit, match='here.png exists: name another file with --out'):
         load('measuring').check_out(out)
+
+
+@pytest.mark.slow
+def test_the_report_of_a_gpu_is_rehearsed(tmp_path):
+    out = tmp_path / 'gpu.md'
+    command = [sys.executable, str(BENCHMARKS / 'gpu.py'), '--rehearse', '--out', str(out)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    report, data = out.read_text(), json.loads(out.with_suffix('.json').read_text())
+    assert 'Ended' not in report and 'Error' not in report, report
+    assert [*data] == ['tests', 'attention', 'backbones', 'compiled']
+    assert 'passed' in data['tests']['summary'][0]
+    for part, cases in (
+        ('attention', ['1x1x4x8x2', '1x1x4x8x2 step']),
+        ('backbones', ['1x64x64', '1x64x64 step']),
+        ('compiled', ['1x64x64 compiled']),
+    ):
+        for case in cases:
+            assert all(cost['seconds'] > 0 for cost in data[part][case].values())
+            assert f'| {case} |' in report

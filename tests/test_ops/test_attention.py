@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -57,10 +59,18 @@ def test_sdpa_and_its_gradients_agree_with_the_reference(length, num_clusters, l
     torch.testing.assert_close(sdpa_grad, grad, rtol=1e-12, atol=1e-12)
 
 
-def test_auto_is_sdpa_and_computes_its_own_order():
-    q, k, v = torch.randn(3, 1, 2, 96, 16)
+def test_auto_is_sdpa_on_cpus_and_computes_its_own_order():
+    q, k, v = torch.randn(3, 1, 2, 96, 16, device='cpu')
     auto = sec_attention(q, k, v, 4)
     assert torch.equal(auto, sec_attention(q, k, v, 4, order=semantic_order(k), backend='sdpa'))
+
+
+def test_auto_says_why_it_does_not_take_triton(caplog):
+    caplog.set_level('DEBUG', 'mmsecvit')
+    q, k, v = torch.randn(3, 1, 2, 6, 4, device='cpu')
+    sec_attention(q, k, v, 2)
+    (record,) = caplog.records
+    assert re.match("backend 'auto' takes sdpa, because triton needs", record.getMessage())
 
 
 @pytest.mark.parametrize('backend', ['reference', 'sdpa'])
@@ -129,7 +139,7 @@ def test_sdpa_sorts_once_holds_no_attention_matrix_and_gathers_gradients(length)
     with Recorder() as backward:
         out.sum().backward()
     assert not {'index_put_', '_index_put_impl_', 'scatter_add_', 'index_add_'} & {*backward.names}
-    # A matrix of one head's cluster alone would have (length / 2) ** 2 entries.
+    # A matrix of one cluster of one head would have (length / 2) ** 2 entries.
     assert max(forward.largest, backward.largest) <= 3 * q.numel() < (length // 2) ** 2
 
 

@@ -49,7 +49,8 @@ def test_order_sorts_by_cosine_similarity_to_the_mean_key(dtype):
     assert order.dtype == torch.int64
     assert torch.equal(order.sort(-1).values, torch.arange(50).expand(2, 3, 50))
     ordered = np.take_along_axis(similarity_to_mean(k), order.cpu().numpy(), -1)
-    assert np.diff(ordered).min() > -1e-6
+    # Neighbors may be swapped within the rounding of a mean of 50 keys and a product of 8 channels.
+    assert np.diff(ordered).min() > -(50 + 8) * np.finfo(np.float32).eps
 
 
 def test_order_does_not_depend_on_the_scale_of_the_keys():
@@ -101,7 +102,7 @@ def test_gradients_of_permuting_rows_are_right_to_the_second_order():
 
 def test_kmeans_finds_groups_of_equal_size():
     # Thirty keys around each of four directions, dispersed so that the first of each quarter, where
-    # centres start, are of different groups. The keys' lengths play no part.
+    # centers start, are of different groups. The keys' lengths play no part.
     group = (torch.arange(120) + torch.arange(120) // 30) % 4
     assert group.bincount().tolist() == [30] * 4
     directions = torch.eye(4)[group] + 0.1 * torch.randn(120, 4)
@@ -116,3 +117,9 @@ def test_kmeans_order_is_a_permutation_and_deterministic(num_clusters):
     order = kmeans_order(k, num_clusters)
     assert torch.equal(order.sort(-1).values, torch.arange(40).expand(2, 3, 40))
     assert torch.equal(kmeans_order(k[1:], num_clusters), order[1:])
+
+
+def test_tensors_without_memory_have_an_order_too():
+    k = torch.empty(2, 3, 40, 8, device='meta')
+    for order in (semantic_order(k), kmeans_order(k, 4)):
+        assert (order.shape, order.dtype, order.device.type) == ((2, 3, 40), torch.int64, 'meta')

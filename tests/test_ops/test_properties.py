@@ -1,4 +1,4 @@
-"""What holds for tokens of any number, width, dtype and place in memory."""
+"""Properties that hold for tokens of any number, width, dtype and place in memory."""
 
 import numpy as np
 import pytest
@@ -76,7 +76,7 @@ def tokens(draw, count=1, dtypes=ANY_DTYPE, min_dims=1, min_length=1, max_length
 
 
 def random_order(x):
-    # Of the shape alone, so that an example can be repeated.
+    # Depends on the shape only, so that an example can be repeated.
     generator = torch.Generator('cpu').manual_seed(0)
     return torch.rand(x.shape[:3], generator=generator, device='cpu').argsort(-1).to(x.device)
 

@@ -309,7 +309,7 @@ def _similarity(
 
 
 def launch_similarity(k: Tensor, center: Tensor, similarity: Tensor) -> None:
-    """Write the similarity of each key to the mean key, but for a factor of each head.
+    """Write the similarity of each key to the mean key, times a factor of each head.
 
     Args:
         k: Keys, (B, L, heads, d).
