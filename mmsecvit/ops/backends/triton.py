@@ -42,7 +42,7 @@ def unproven_reason(x: Tensor) -> str | None:
     """Return the reason why ``auto`` does not choose this backend, or None if it does."""
     if not x.is_cuda:
         return 'needs CUDA tensors'
-    if torch.jit.is_tracing():
+    if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
         return 'cannot be traced by torch.jit'
     if _capability(x) not in PROVEN_CAPABILITIES:
         return 'has not been tested on a GPU of this compute capability'
