@@ -147,7 +147,7 @@ class SECSwin(PyramidBackbone):
         rates = drop_path_rates(drop_path_rate, depths)
 
         self.patch_embed = _PatchEmbed(
-            in_channels, dims[0], kernel_size=4, stride=4, norm_cfg=dict(type=LayerNorm)
+            in_channels, dims[0], kernel_size=4, stride=4, norm_cfg=dict(type='LN')
         )
         self.stages = ModuleList()
         for i in range(self.num_stages):
@@ -157,9 +157,7 @@ class SECSwin(PyramidBackbone):
             )
             stage = nn.ModuleDict(dict(blocks=blocks))
             if i + 1 < self.num_stages:
-                stage['downsample'] = _PatchMerging(
-                    dims[i], dims[i + 1], norm_cfg=dict(type=LayerNorm)
-                )
+                stage['downsample'] = _PatchMerging(dims[i], dims[i + 1])
             self.stages.append(stage)
         for i in out_indices:
             self.add_module(f'norm{i}', nn.LayerNorm(dims[i]))

@@ -13,7 +13,7 @@ from .rotary import rotate
 
 
 class GroupedAttention(nn.Module):
-    """Base of all: projections, rotary embedding and local context (Eq. 6).
+    """Project, turn, attend within groups, and add local context (Eq. 6): the common part.
 
     Args:
         embed_dims: Number of channels, a multiple of ``num_heads``.
@@ -124,7 +124,9 @@ class SECA(GroupedAttention):
 
     def mix(self, qkv: Tensor, rotary: Tensor | None) -> Tensor:
         head_dims = self.proj.in_features // self.num_heads
-        if choose_backend(self.backend, qkv[..., :head_dims]) != 'triton':
+        # The fused operation has its own order, so subclasses with another order do not take it.
+        has_own_order = type(self).order is not SECA.order
+        if has_own_order or choose_backend(self.backend, qkv[..., :head_dims]) != 'triton':
             return super().mix(qkv, rotary)
         return seca(
             qkv,
@@ -141,7 +143,7 @@ class SECA(GroupedAttention):
         return semantic_order(k)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        # One cluster needs no order.
+        # An order for one cluster would be computed in vain.
         order = self.order(k) if self.num_clusters > 1 else None
         return sec_attention(q, k, v, self.num_clusters, order=order, backend=self.backend)
 
@@ -153,10 +155,6 @@ class SECA(GroupedAttention):
 
 class KMeansAttention(SECA):
     """SECA whose clusters come from k-means, made equal in size (Figure 1); same arguments."""
-
-    def mix(self, qkv: Tensor, rotary: Tensor | None) -> Tensor:
-        # The fused operation has its own order.
-        return GroupedAttention.mix(self, qkv, rotary)
 
     def order(self, k: Tensor) -> Tensor:
         return kmeans_order(k, self.num_clusters)

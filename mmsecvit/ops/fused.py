@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .backends.triton import (
     AVAILABLE,
@@ -86,6 +87,7 @@ class _Convolution(torch.autograd.Function):
         return run(x, weight, bias, residual)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         with_weight = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
@@ -114,6 +116,7 @@ class _SECA(torch.autograd.Function):
         return outputs[0]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         qkv, rotary, lce_weight, *outputs = ctx.saved_tensors
         with_weight = ctx.needs_input_grad[4] or ctx.needs_input_grad[5]

@@ -38,7 +38,9 @@ def record_ranks(
 ) -> Iterator[dict[int, TokenRanks]]:
     """Record the clusters of each forward pass of a backbone inside the ``with`` block.
 
-    The outputs of the backbone do not change: the keys are computed a second time.
+    The outputs of the backbone do not change: the keys are computed a second time. With the
+    ``triton`` backend, a token whose similarity is within rounding of a boundary may be drawn in
+    the neighboring cluster.
 
     Args:
         backbone: A backbone with :class:`mmsecvit.layers.SECA` in its ``stages``.

@@ -158,3 +158,12 @@ def test_without_triton_or_a_gpu_auto_works_and_triton_says_what_is_missing(sett
     code = WITHOUT.format(setting=setting)
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert f"ValueError: backend 'triton' {message}" in done.stderr
+
+
+def test_second_derivatives_are_refused():
+    q, k, v = (torch.randn(1, 2, 10, 8, device=DEVICE, requires_grad=True) for _ in range(3))
+    out = sec_attention(q, k, v, 2, backend='triton')
+    # The query also enters directly, so that a missing graph of the gradient would not show.
+    (grad,) = torch.autograd.grad((out * q).sum(), q, create_graph=True)
+    with pytest.raises(RuntimeError, match='once_differentiable'):
+        grad.sum().backward()

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ..clustering import Partition
 
@@ -181,6 +182,7 @@ class _Attention(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         run = _attention_backward if is_eager(grad_out) else _attention_backward_operation
         q, k, v, order, out, log_sum = ctx.saved_tensors
