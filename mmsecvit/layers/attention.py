@@ -1,4 +1,4 @@
-"""Self-attention inside groups of tokens, as modules: semantic clusters and their rivals."""
+"""Self-attention inside groups of tokens, as modules: semantic clusters and alternatives."""
 
 import torch
 from einops import rearrange
@@ -13,7 +13,7 @@ from .rotary import rotate
 
 
 class GroupedAttention(nn.Module):
-    """Project, turn, attend within groups, and add local context (Eq. 6): the common part.
+    """Base class: projections, rotary embedding and local context (Eq. 6).
 
     Args:
         embed_dims: Number of channels, a multiple of ``num_heads``.
@@ -73,7 +73,7 @@ class GroupedAttention(nn.Module):
     def split_heads(
         self, qkv: Tensor, rotary: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Split the projection into queries, keys and values, and turn queries and keys.
+        """Split the projection into queries, keys and values, and rotate queries and keys.
 
         Args:
             qkv: Output of the layer ``qkv``, (B, H, W, 3C).

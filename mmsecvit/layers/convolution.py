@@ -14,7 +14,8 @@ from ..ops.fused import depthwise_conv2d, takes
 class DepthwiseConv2d(nn.Conv2d):
     """Depth-wise convolution that keeps the size of a channels-last map.
 
-    On GPUs on which it has been tested it runs as a Triton kernel (:mod:`mmsecvit.ops.fused`).
+    On GPUs on which all tests of the Triton kernels have passed it runs as one of them
+    (:mod:`mmsecvit.ops.fused`).
 
     Args:
         channels: Number of channels.
@@ -50,7 +51,7 @@ class DepthwiseConv2d(nn.Conv2d):
 def conv_stem(
     embed_dims: int, norm_cfg: dict[str, Any], final_act: bool = True, in_channels: int = 3
 ) -> nn.Sequential:
-    """Four 3x3 convolutions from an image to tokens of 4x4 pixels (Appendix A).
+    """Build four 3x3 convolutions from an image to tokens of 4x4 pixels (Appendix A).
 
     Args:
         embed_dims: Number of channels that come out; the first three convolutions have half.
@@ -60,7 +61,7 @@ def conv_stem(
         in_channels: Number of channels of the images. Defaults to 3.
 
     Returns:
-        A module from (B, in_channels, H, W) to (B, embed_dims, ceil(H / 4), ceil(W / 4)).
+        A module that maps (B, in_channels, H, W) to (B, embed_dims, ceil(H / 4), ceil(W / 4)).
     """
     channels = [in_channels, embed_dims // 2, embed_dims // 2, embed_dims // 2, embed_dims]
     layers: list[nn.Module] = []
@@ -74,7 +75,7 @@ def conv_stem(
 
 
 def patch_stem(embed_dims: int, norm_cfg: dict[str, Any], in_channels: int = 3) -> nn.Sequential:
-    """One 4x4 convolution with stride 4 instead of the convolutional stem (Table 6).
+    """Build one 4x4 convolution with stride 4, in place of the convolutional stem (Table 6).
 
     Args:
         embed_dims: Number of channels that come out.
@@ -82,7 +83,7 @@ def patch_stem(embed_dims: int, norm_cfg: dict[str, Any], in_channels: int = 3) 
         in_channels: Number of channels of the images. Defaults to 3.
 
     Returns:
-        A module from (B, in_channels, H, W) to (B, embed_dims, ceil(H / 4), ceil(W / 4)).
+        A module that maps (B, in_channels, H, W) to (B, embed_dims, ceil(H / 4), ceil(W / 4)).
     """
     return _strided_convolution(in_channels, embed_dims, 4, 4, norm_cfg)
 
@@ -90,7 +91,7 @@ def patch_stem(embed_dims: int, norm_cfg: dict[str, Any], in_channels: int = 3) 
 def downsampling(
     in_channels: int, out_channels: int, norm_cfg: dict[str, Any], kernel_size: int = 3
 ) -> nn.Sequential:
-    """Convolution with stride 2 between two stages, and its normalization (Appendix A).
+    """Build the convolution with stride 2 between two stages and its norm (Appendix A).
 
     Args:
         in_channels: Number of channels of the earlier stage.
@@ -100,7 +101,7 @@ def downsampling(
             with :func:`patch_stem`.
 
     Returns:
-        A module from (B, in_channels, H, W) to (B, out_channels, ceil(H / 2), ceil(W / 2)).
+        A module that maps (B, in_channels, H, W) to (B, out_channels, ceil(H / 2), ceil(W / 2)).
     """
     return _strided_convolution(in_channels, out_channels, kernel_size, 2, norm_cfg)
 
@@ -113,7 +114,7 @@ def _strided_convolution(
         norm=build_norm_layer(norm_cfg, out_channels)[1],
     )
     if kernel_size == stride:
-        # Patches that reach over the edge are filled up, so that no pixel is left out.
+        # Pad the last patches, so that no pixel is left out.
         layers['pad'] = AdaptivePadding(kernel_size, stride)
         layers.move_to_end('pad', last=False)
     return nn.Sequential(layers)

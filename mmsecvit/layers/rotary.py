@@ -9,7 +9,7 @@ def rotary_table(
 ) -> Tensor:
     """Compute each token's rotation, as cosines and sines.
 
-    Each pair of neighboring channels turns by its frequency times a position: the first half
+    Each pair of neighboring channels rotates by its frequency times a position: the first half
     of the channels with the row index, the second with the column index. There are
     ``head_dims / 4`` frequencies, ``10000 ** -linspace(0, 1)``.
 
@@ -34,7 +34,7 @@ def rotary_table(
 
 
 def rotate(x: Tensor, rotary: Tensor) -> Tensor:
-    """Turn each pair of neighboring channels by its token's angle.
+    """Rotate each pair of neighboring channels by its token's angle.
 
     Args:
         x: Tokens, (B, heads, L, d).

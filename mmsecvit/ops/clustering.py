@@ -35,7 +35,7 @@ def semantic_order(k: Tensor) -> Tensor:
 
 
 def kmeans_order(k: Tensor, num_clusters: int, iterations: int = 10) -> Tensor:
-    """Order the tokens of each head by k-means clusters: the rival of Figure 1.
+    """Order the tokens of each head by k-means clusters, the alternative of Figure 1.
 
     The function runs Lloyd's iterations on the cosine similarity to each center, from tokens at
     even distances in raster order. Where the order is cut into equal parts, the surplus of a
@@ -100,12 +100,12 @@ class Partition(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Tokens of the smaller clusters."""
+        """Return the number of tokens of the smaller clusters."""
         return self.length // self.num_clusters
 
     @property
     def num_larger(self) -> int:
-        """Number of clusters that have one token more."""
+        """Return the number of clusters that have one token more."""
         return self.length % self.num_clusters
 
     def bounds(self) -> list[int]:
@@ -116,7 +116,7 @@ class Partition(NamedTuple):
         """Return the first ranks of the clusters of each size, and the size.
 
         Only for partitions with both sizes. The ranks are int64 tensors on ``device``: where a
-        graph is compiled for all lengths, boundaries are no numbers.
+        graph is compiled for all lengths, the boundaries are not known as numbers.
         """
         num_smaller = self.num_clusters - self.num_larger
         # Cluster c is a larger one where c * num_larger // num_clusters is about to rise.

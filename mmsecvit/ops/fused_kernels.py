@@ -145,7 +145,7 @@ def _weight_gradients(
     BLOCK: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """Sums over one chunk of rows, for one row of the kernel: of its 3 or 5 weights."""
+    """Sum over one chunk of rows, for the 3 or 5 weights of one row of the kernel."""
     i = tl.program_id(0) % KERNEL
     part = (tl.program_id(0) // KERNEL).to(tl.int64)
     channel = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
@@ -193,7 +193,7 @@ def _weight_gradients(
 
 
 def _tiling(kernel: triton.JITFunction, channels: int) -> tuple[int, int, int]:
-    """Rows and channels of a block, no more channels than there are, and num_warps."""
+    """Return rows and channels of a block, no more channels than there are, and num_warps."""
     block, block_channels, num_warps = TILINGS[kernel.__name__]
     return block, min(block_channels, triton.next_power_of_2(channels)), num_warps
 
@@ -201,7 +201,7 @@ def _tiling(kernel: triton.JITFunction, channels: int) -> tuple[int, int, int]:
 def rotate_rows(
     x: Tensor, table: Tensor, out: Tensor, columns: int, dims: int, *, backward: bool
 ) -> None:
-    """Turn each pair of channels by its token's angle, or back.
+    """Rotate each pair of channels by its token's angle, or back.
 
     Args:
         x: (B, L, channels), contiguous.

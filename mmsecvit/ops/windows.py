@@ -1,4 +1,4 @@
-"""Attention inside rectangular windows of the grid: the rivals of semantic clusters."""
+"""Attention inside rectangular windows of the grid: the alternatives to semantic clusters."""
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ def window_runs(length: int, window: int) -> list[tuple[int, int, int]]:
 
 
 def window_offsets(length: int, window: int) -> list[int]:
-    """Position of each row or column in its window, as :func:`window_runs` cuts."""
+    """Return the position of each row or column in its window, as :func:`window_runs` cuts."""
     return [i for _, number, size in window_runs(length, window) for i in [*range(size)] * number]
 
 
@@ -40,7 +40,7 @@ def window_attention(
     *,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """Self-attention inside windows that do not overlap.
+    """Attend inside windows that do not overlap.
 
     Where the window does not divide the grid, windows shrink by a row or a column instead of
     being padded: no token attends to padding.

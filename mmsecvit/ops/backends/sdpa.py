@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..clustering import Partition, invert_order, permute_rows
 
-# Blocks that CUDA takes in the dimension of a grid that torch's fused kernels use for the batch.
+# Largest batch of torch's fused kernels (torch <= 2.11): CUDA allows this many blocks there.
 LARGEST_CUDA_BATCH = 65535
 
 
@@ -37,7 +37,7 @@ def attention(
     rows = torch.cat([group.flatten() for group in groups])
     inverse = invert_order(rows)
     shape = q.shape
-    # The permuted copies have no names here, so that they are gone before the last one is made.
+    # Without names here, the permuted copies are freed before the result is permuted back.
     out = _attend_in_groups(
         [permute_rows(x.reshape(-1, shape[-1]), rows, inverse) for x in (q, k, v)],
         groups,

@@ -28,7 +28,7 @@ SMALLEST_NORM = tl.constexpr(torch.finfo(torch.float32).tiny)
 
 @triton.jit
 def _own_block(sizes, BLOCK: tl.constexpr):
-    """Batch, head, first rank of the cluster and the one behind its last, and own ranks."""
+    """Return batch, head, first and end rank of the cluster, and the ranks of this program."""
     heads, length, num_clusters, num_blocks = sizes
     block = tl.program_id(0) % num_blocks
     # Products with the length, and offsets into large tensors, need 64 bits.
@@ -43,14 +43,14 @@ def _own_block(sizes, BLOCK: tl.constexpr):
 
 @triton.jit
 def _row_pointers(x, batch, head, tokens, strides, DIMS: tl.constexpr):
-    """Pointers to the channels of tokens in a tensor (B, L, heads, d)."""
+    """Return pointers to the channels of tokens in a tensor (B, L, heads, d)."""
     rows = x + batch * strides[0] + tokens * strides[1] + head * strides[2]
     return rows[:, None] + tl.arange(0, DIMS)[None, :]
 
 
 @triton.jit
 def _dot(a, b):
-    """Matrix product, summed in float32; three products of TF32 are as exact as float32."""
+    """Multiply matrices, with sums in float32; three products of TF32 are as exact as float32."""
     if WIDEN_PRODUCTS:
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, input_precision='tf32x3')
