@@ -147,6 +147,20 @@ def without_empty_env_cfg(parts: dict) -> dict:
     return {key: part for key, part in parts.items() if key != 'env_cfg' or part is not None}
 
 
+def without_empty_hooks(parts: dict) -> dict:
+    """Return a runner's parts with a hook that does nothing for each default hook that is None.
+
+    mmengine <= 0.10.7 and OneDL's <= 0.10.12 (``register_default_hooks``): None switches off a hook
+    of mmengine's own defaults, but ends in an AssertionError without a message for another name,
+    such as ``interruption``. Remove when None switches off a hook of any name.
+    """
+    from mmengine.hooks import Hook
+
+    hooks = parts.get('default_hooks') or {}
+    given = {name: Hook() if hook is None else hook for name, hook in hooks.items()}
+    return dict(parts, default_hooks=given)
+
+
 def wrapper_for_cpus(model_wrapper_cfg: dict | None, cfg: Config) -> dict:
     """Return the config that wraps a model for several processes on CPUs.
 

@@ -79,3 +79,10 @@ def test_flexible_runner_still_gets_no_default_for_env_cfg():
 
     source = inspect.getsource(FlexibleRunner.from_cfg)
     assert "env_cfg=cfg.get('env_cfg')," in source, compat.without_empty_env_cfg.__doc__
+
+
+def test_runners_still_refuse_to_switch_off_hooks_that_they_do_not_know():
+    from mmengine.runner import Runner
+
+    with pytest.raises(AssertionError):
+        Runner.register_default_hooks(None, dict(interruption=None))

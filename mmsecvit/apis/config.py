@@ -163,9 +163,10 @@ def set_resume(cfg: Config, resume: str | None, reader: CheckpointReader) -> Non
 def fill_in_engine(cfg: Config) -> str:
     """Name this package's hooks, loop and strategy where a config has mmengine's defaults.
 
-    The configs of this package name them already. Whatever else a config names stays. If a config
-    names one of ``InterruptionHook`` and ``StepSeedHook``, neither is filled in, so that a config
-    can have one without the other.
+    The configs of this package name them already. Whatever else a config names stays, and None
+    switches a hook off. If a config has ``default_hooks.interruption``, or names one of
+    ``InterruptionHook`` and ``StepSeedHook``, neither of these is filled in, so that a config can
+    have one without the other.
 
     Returns:
         A sentence for the log that tells what was filled in; empty if nothing was.
@@ -178,7 +179,7 @@ def fill_in_engine(cfg: Config) -> str:
         changes['default_hooks.checkpoint'] = dict(type='AtomicCheckpointHook', interval=1)
     elif hooks['checkpoint'] and hooks['checkpoint']['type'] == 'CheckpointHook':
         changes['default_hooks.checkpoint.type'] = 'AtomicCheckpointHook'
-    if not named & {'InterruptionHook', 'StepSeedHook'}:
+    if 'interruption' not in hooks and not named & {'InterruptionHook', 'StepSeedHook'}:
         changes['default_hooks.interruption.type'] = 'InterruptionHook'
         sampler_seed = hooks.get('sampler_seed', dict(type='DistSamplerSeedHook'))
         if sampler_seed and sampler_seed['type'] == 'DistSamplerSeedHook':
@@ -192,6 +193,7 @@ def fill_in_engine(cfg: Config) -> str:
         modules.append('mmsecvit.engine.strategies')
     if not changes:
         return ''
+    cfg.default_hooks = hooks  # merging refuses None
     cfg.merge_from_dict(changes)
     add_imports(cfg, modules)
     changed = ', '.join(f'{key}={value!r}' for key, value in changes.items())

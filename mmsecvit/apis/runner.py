@@ -8,7 +8,13 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
-from ..compat import join_gloo, own_visualizer, without_empty_env_cfg, wrapper_for_cpus
+from ..compat import (
+    join_gloo,
+    own_visualizer,
+    without_empty_env_cfg,
+    without_empty_hooks,
+    wrapper_for_cpus,
+)
 from ..datasets import set_image_backend
 from .config import add_imports, check_operators, without_sync_batch_norm
 
@@ -47,7 +53,8 @@ def build_runner(cfg: Config) -> Runner:
         def __init__(self, model: ConfigDict, **parts: Any) -> None:
             if on_cpu:
                 model = without_sync_batch_norm(model)
-            super().__init__(model, **own_visualizer(without_empty_env_cfg(parts)))
+            parts = without_empty_hooks(without_empty_env_cfg(own_visualizer(parts)))
+            super().__init__(model, **parts)
 
         def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
             if on_cpu and self.distributed:

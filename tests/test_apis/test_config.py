@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from mmengine.config import Config
 
@@ -13,6 +15,7 @@ from mmsecvit.apis.config import (
 )
 from mmsecvit.checkpoints import CheckpointReader
 
+CONFIGS = Path(__file__).parents[2] / 'configs'
 PRETRAINED = dict(type='Pretrained', checkpoint='weights.pth')
 NORMAL = dict(type='TruncNormal', layer='Linear', std=0.02)
 
@@ -106,17 +109,36 @@ def test_a_config_leaves_out_one_hook_by_naming_the_other(hooks):
     assert cfg.to_dict() == before
 
 
-def test_hooks_that_a_config_switched_off_stay_off():
-    cfg = Config(
-        dict(
-            train_cfg=dict(type='IterBasedTrainLoop', max_iters=3),
-            default_hooks=dict(checkpoint=None, sampler_seed=None),
-        )
-    )
+NO_INTERRUPTION = dict(interruption=None, sampler_seed=dict(type='DistSamplerSeedHook'))
+
+
+@pytest.mark.parametrize(
+    ('hooks', 'filled_in'),
+    [
+        (dict(checkpoint=None, sampler_seed=None), dict(interruption=OURS['interruption'])),
+        (NO_INTERRUPTION, dict(checkpoint=OURS['checkpoint'])),
+        (dict(interruption=None), dict(checkpoint=OURS['checkpoint'])),
+        (None, OURS),
+    ],
+)
+def test_hooks_that_a_config_switched_off_stay_off(hooks, filled_in):
+    train_cfg = dict(type='IterBasedTrainLoop', max_iters=3)
+    cfg = Config(dict(train_cfg=train_cfg, default_hooks=hooks))
     fill_in_engine(cfg)
-    assert cfg.default_hooks == dict(
-        checkpoint=None, sampler_seed=None, interruption=dict(type='InterruptionHook')
+    assert cfg.default_hooks == (hooks or {}) | filled_in
+
+
+def test_hooks_of_our_bases_can_be_switched_off(tmp_path):
+    base = CONFIGS / '_base_' / 'runtimes' / 'mmseg.py'
+    path = tmp_path / 'mine.py'
+    train_cfg = dict(type='ResumableEpochLoop', max_epochs=3)
+    path.write_text(
+        f'_base_ = {str(base)!r}\ndefault_hooks = {NO_INTERRUPTION}\ntrain_cfg = {train_cfg}\n'
     )
+    cfg = Config.fromfile(path)
+    assert fill_in_engine(cfg) == ''
+    assert cfg.default_hooks.interruption is None
+    assert cfg.default_hooks.sampler_seed.type == 'DistSamplerSeedHook'
 
 
 def test_amp_keeps_what_else_the_wrapper_does():

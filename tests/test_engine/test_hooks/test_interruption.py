@@ -279,6 +279,22 @@ def test_where_the_last_checkpoint_is_damaged_an_earlier_one_is_named(tmp_path, 
         apis.train(jobs / 'epochs.py', work_dir=str(tmp_path), resume='auto')
 
 
+def test_a_run_without_the_hook_ends_at_once(tmp_path, jobs):
+    (tmp_path / 'mine.py').write_text(f"""
+_base_ = {str(jobs / 'epochs.py')!r}
+default_hooks = dict(interruption=None, sampler_seed=dict(type='DistSamplerSeedHook'))
+custom_hooks = [dict(type='SignalHook', signum={int(SIGTERM)}, step=1)]
+""")
+    done = subprocess.run(
+        [sys.executable, TRAIN, tmp_path / 'mine.py', '--work-dir', tmp_path / 'work'],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == -SIGTERM, done.stderr[-4000:]
+    assert list(read_losses(tmp_path / 'work')) == [1, 2]
+    assert not list(tmp_path.rglob('interrupted.pth'))
+
+
 def test_a_folder_is_resumed_from_by_strategies_alone(tmp_path, jobs):
     with pytest.raises(
         CheckpointError, match=f'^resume must be a file, but {tmp_path} is a folder$'
