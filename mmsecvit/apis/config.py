@@ -10,6 +10,7 @@ import torch
 from mmengine.config import Config, ConfigDict, DictAction
 
 from ..checkpoints import CheckpointError, CheckpointReader
+from ..datasets import type_name
 from ..engine.hooks import find_last_checkpoint, list_regular_checkpoints
 
 
@@ -77,13 +78,14 @@ def starts_from_scratch(cfg: Config) -> bool:
     for module in (cfg.model, cfg.model.get('backbone', {})):
         init_cfg = module.get('init_cfg') or []
         init_cfgs = init_cfg if isinstance(init_cfg, list) else [init_cfg]
-        pretrained |= any(init_cfg['type'] == 'Pretrained' for init_cfg in init_cfgs)
+        # The class of the type Pretrained is PretrainedInit.
+        pretrained |= any(type_name(x) in ('Pretrained', 'PretrainedInit') for x in init_cfgs)
     return not (pretrained or cfg.get('load_from') or cfg.get('resume'))
 
 
 def set_amp(cfg: Config) -> None:
     """Train with automatic mixed precision and a dynamic loss scale."""
-    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    kind = type_name(cfg.optim_wrapper) or 'OptimWrapper'
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise ValueError(f'amp replaces an OptimWrapper, got a config with {kind}')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
@@ -172,23 +174,23 @@ def fill_in_engine(cfg: Config) -> str:
         A sentence for the log that tells what was filled in; empty if nothing was.
     """
     hooks = cfg.get('default_hooks') or {}
-    named = {hook['type'] for hook in (*hooks.values(), *(cfg.get('custom_hooks') or ())) if hook}
+    named = {type_name(hook) for hook in (*hooks.values(), *(cfg.get('custom_hooks') or ()))}
     changes: dict[str, Any] = {}
     if 'checkpoint' not in hooks:
         # mmengine's default, which has another interval than the class.
         changes['default_hooks.checkpoint'] = dict(type='AtomicCheckpointHook', interval=1)
-    elif hooks['checkpoint'] and hooks['checkpoint']['type'] == 'CheckpointHook':
+    elif type_name(hooks['checkpoint']) == 'CheckpointHook':
         changes['default_hooks.checkpoint.type'] = 'AtomicCheckpointHook'
     if 'interruption' not in hooks and not named & {'InterruptionHook', 'StepSeedHook'}:
         changes['default_hooks.interruption.type'] = 'InterruptionHook'
         sampler_seed = hooks.get('sampler_seed', dict(type='DistSamplerSeedHook'))
-        if sampler_seed and sampler_seed['type'] == 'DistSamplerSeedHook':
+        if type_name(sampler_seed) == 'DistSamplerSeedHook':
             changes['default_hooks.sampler_seed.type'] = 'StepSeedHook'
-    if cfg.train_cfg.get('type') == 'EpochBasedTrainLoop' or cfg.train_cfg.get('by_epoch'):
+    if type_name(cfg.train_cfg) == 'EpochBasedTrainLoop' or cfg.train_cfg.get('by_epoch'):
         cfg.train_cfg.pop('by_epoch', None)
         changes['train_cfg.type'] = 'ResumableEpochLoop'
     modules = ['mmsecvit']
-    if (cfg.get('strategy') or {}).get('type') == 'FSDPStrategy':
+    if type_name(cfg.get('strategy')) == 'FSDPStrategy':
         changes['strategy.type'] = 'ResumableFSDPStrategy'
         modules.append('mmsecvit.engine.strategies')
     if not changes:
@@ -256,12 +258,14 @@ def check_operators(cfg: Config) -> None:
 def without_sync_batch_norm(node: Any) -> Any:
     """Return a copy of a model's config with plain batch norms, since synchronized ones need CUDA.
 
-    Unlike mmengine's ``revert_sync_batchnorm``, this serves ``MMSyncBN`` too, which cannot be built
-    in a single process.
+    mmengine's ``revert_sync_batchnorm`` takes a built model. mmcv <= 2.1.0 and OneDL's <= 2.3.6
+    cannot build ``MMSyncBN`` in a single process, which has no process group. Remove when they can,
+    and use mmengine's function.
     """
     if isinstance(node, dict):
         copy = ConfigDict({key: without_sync_batch_norm(value) for key, value in node.items()})
-        if copy.get('type') in ('SyncBN', 'MMSyncBN'):
+        # Both types have a class of the third name.
+        if type_name(copy) in ('SyncBN', 'MMSyncBN', 'SyncBatchNorm'):
             copy.type = 'BN'
         return copy
     if isinstance(node, (list, tuple)):

@@ -5,7 +5,7 @@ from numbers import Integral, Real
 
 import numpy as np
 import torch
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -98,7 +98,7 @@ class PyramidBackbone(BaseModule):
     def init_weights(self) -> None:
         """Initialize the weights, or load them if ``init_cfg`` is of the type ``Pretrained``."""
         init_cfgs = [self.init_cfg] if isinstance(self.init_cfg, dict) else self.init_cfg
-        pretrained = [cfg for cfg in init_cfgs if cfg['type'] == 'Pretrained']
+        pretrained = [cfg for cfg in init_cfgs if cfg['type'] in ('Pretrained', PretrainedInit)]
         if pretrained:
             if not pretrained[0].get('checkpoint'):
                 raise ValueError(f'init_cfg must name a checkpoint, got {pretrained[0]}')

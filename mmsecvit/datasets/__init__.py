@@ -1,6 +1,6 @@
 """Checks of users' data, and a file backend that names a broken image."""
 
-from .checks import check_data, find_datasets
+from .checks import check_data, find_datasets, type_name
 from .file_backend import (
     CheckedImageBackend,
     DamagedImageError,
@@ -17,4 +17,5 @@ __all__ = [
     'find_damaged_images',
     'find_datasets',
     'set_image_backend',
+    'type_name',
 ]

@@ -87,6 +87,18 @@ def find_nodes(
             yield from find_nodes(child, f'{setting}.{i}', matches)
 
 
+def type_name(node: dict | None) -> str:
+    """Return the name, without its scope, of the class that a part of a config builds, or ''.
+
+    Args:
+        node: A part of a config. Its type is a name, with or without a scope (as in
+            ``mmengine.CheckpointHook``), or, in a pure-Python config, a class.
+    """
+    kind = (node or {}).get('type') or ''
+    name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
+    return name.rpartition('.')[-1]
+
+
 def _check_dataset(setting: str, dataset: ConfigDict) -> None:
     root = dataset.get('data_root') or ''
     if not is_local(dataset, root or '.'):
@@ -108,7 +120,7 @@ def _check_dataset(setting: str, dataset: ConfigDict) -> None:
 
 def _check_class_folders(setting: str, dataset: ConfigDict) -> None:
     root, split = dataset.get('data_root') or '', dataset.get('split') or ''
-    known = dataset.type.removeprefix('mmpretrain.') in CLASS_FOLDERS
+    known = type_name(dataset) in CLASS_FOLDERS
     if not known or not is_local(dataset, root or '.'):
         return
     if root:

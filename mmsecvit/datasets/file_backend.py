@@ -6,7 +6,7 @@ from pathlib import Path
 from mmengine import fileio
 from mmengine.config import Config
 
-from .checks import find_nodes
+from .checks import find_nodes, type_name
 from .images import can_opencv_decode, find_image_fault
 
 # The toolboxes' transforms that decode a file of a sample.
@@ -92,7 +92,4 @@ def set_image_backend(cfg: Config) -> list[str]:
 
 
 def _is_loader(node: dict) -> bool:
-    kind = node.get('type')
-    # In a pure-Python config it is the class.
-    name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
-    return name.rpartition('.')[-1] in LOADERS
+    return type_name(node) in LOADERS

@@ -2,6 +2,9 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmengine.model import PretrainedInit
+from mmengine.optim import OptimWrapper
+from torch.nn import SyncBatchNorm
 
 from mmsecvit.apis.config import (
     fill_in_engine,
@@ -14,6 +17,7 @@ from mmsecvit.apis.config import (
     without_sync_batch_norm,
 )
 from mmsecvit.checkpoints import CheckpointReader
+from mmsecvit.engine import InterruptionHook, StepSeedHook
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 PRETRAINED = dict(type='Pretrained', checkpoint='weights.pth')
@@ -22,7 +26,15 @@ NORMAL = dict(type='TruncNormal', layer='Linear', std=0.02)
 
 @pytest.mark.parametrize(
     ('init_cfg', 'expected'),
-    [(None, True), (NORMAL, True), (PRETRAINED, False), ([NORMAL], True), ([PRETRAINED], False)],
+    [
+        (None, True),
+        (NORMAL, True),
+        (PRETRAINED, False),
+        ([NORMAL], True),
+        ([PRETRAINED], False),
+        (dict(PRETRAINED, type=PretrainedInit), False),
+        (dict(PRETRAINED, type='mmengine.Pretrained'), False),
+    ],
 )
 def test_weights_of_the_backbone_are_no_start_from_scratch(init_cfg, expected):
     model = dict(type='RetinaNet', backbone=dict(type='SecViT', init_cfg=init_cfg))
@@ -31,13 +43,18 @@ def test_weights_of_the_backbone_are_no_start_from_scratch(init_cfg, expected):
 
 
 def test_cpus_get_plain_batch_norms():
-    heads = [dict(norm_cfg=dict(type='MMSyncBN')), dict(norm_cfg=dict(type='GN', num_groups=32))]
+    heads = [
+        dict(norm_cfg=dict(type='MMSyncBN')),
+        dict(norm_cfg=dict(type=SyncBatchNorm)),
+        dict(norm_cfg=dict(type='mmcv.SyncBN')),
+        dict(norm_cfg=dict(type='GN', num_groups=32)),
+    ]
     backbone = dict(norm_cfg=dict(type='SyncBN'))
     cfg = Config(dict(model=dict(type='X', backbone=backbone, heads=heads)))
     before = cfg.to_dict()
     model = without_sync_batch_norm(cfg.model)
     norms = [part.norm_cfg.type for part in (model.backbone, *model.heads)]
-    assert norms == ['BN', 'BN', 'GN']
+    assert norms == ['BN', 'BN', 'BN', 'BN', 'GN']
     assert cfg.to_dict() == before
 
 
@@ -88,11 +105,49 @@ def test_engine_is_filled_in_for_the_defaults_of_the_toolboxes():
     )
 
 
+PURE_PYTHON = """
+from mmengine.hooks import CheckpointHook, DistSamplerSeedHook
+from mmengine.runner import EpochBasedTrainLoop
+default_hooks = dict(
+    checkpoint=dict(type=CheckpointHook, interval=2),
+    sampler_seed=dict(type=DistSamplerSeedHook),
+)
+train_cfg = dict(type=EpochBasedTrainLoop, max_epochs=3)
+strategy = dict(type='mmengine.FSDPStrategy')
+"""
+SCOPED = """
+default_hooks = dict(
+    checkpoint=dict(type='mmengine.CheckpointHook', interval=2),
+    sampler_seed=dict(type='mmengine.DistSamplerSeedHook'),
+)
+train_cfg = dict(type='mmengine.EpochBasedTrainLoop', max_epochs=3)
+strategy = dict(type='mmengine.FSDPStrategy')
+"""
+
+
+@pytest.mark.parametrize('text', [PURE_PYTHON, SCOPED], ids=['classes', 'names with a scope'])
+def test_engine_is_filled_in_for_classes_and_for_names_with_a_scope(tmp_path, text):
+    (tmp_path / 'mine.py').write_text(text)
+    cfg = Config.fromfile(tmp_path / 'mine.py')
+    assert fill_in_engine(cfg)
+    cfg.dump(tmp_path / 'dumped.py')
+    for filled_in in (cfg, Config.fromfile(tmp_path / 'dumped.py')):
+        assert filled_in.default_hooks == OURS | dict(
+            checkpoint=dict(type='AtomicCheckpointHook', interval=2)
+        )
+        assert filled_in.train_cfg == dict(type='ResumableEpochLoop', max_epochs=3)
+        assert filled_in.strategy == dict(type='ResumableFSDPStrategy')
+        assert fill_in_engine(filled_in) == ''
+
+
 @pytest.mark.parametrize(
     'hooks',
     [
         dict(default_hooks=dict(sampler_seed=dict(type='StepSeedHook'))),
+        dict(default_hooks=dict(sampler_seed=dict(type=StepSeedHook))),
         dict(custom_hooks=[dict(type='InterruptionHook')]),
+        dict(custom_hooks=[dict(type='mmsecvit.InterruptionHook')]),
+        dict(custom_hooks=[dict(type=InterruptionHook)]),
         dict(
             default_hooks=dict(
                 sampler_seed=dict(type='DistSamplerSeedHook'),
@@ -147,6 +202,10 @@ def test_amp_keeps_what_else_the_wrapper_does():
     set_amp(cfg)
     expected = dict(type='AmpOptimWrapper', loss_scale='dynamic', clip_grad=clip_grad)
     assert cfg.optim_wrapper == expected | dict(optimizer=dict(type='AdamW'))
+    for kind in (OptimWrapper, 'mmengine.AmpOptimWrapper'):
+        cfg = Config(dict(optim_wrapper=dict(type=kind)))
+        set_amp(cfg)
+        assert cfg.optim_wrapper == dict(type='AmpOptimWrapper', loss_scale='dynamic')
     with pytest.raises(ValueError, match='got a config with ApexOptimWrapper'):
         set_amp(Config(dict(optim_wrapper=dict(type='ApexOptimWrapper'))))
 

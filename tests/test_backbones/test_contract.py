@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from mmengine.model import PretrainedInit
 
 from mmsecvit import SECFasterViT, SECSwin, SecViT
 from mmsecvit.checkpoints import CheckpointError
@@ -84,6 +85,14 @@ def test_weights_for_other_channels_are_refused(kind, tmp_path):
         backbone.init_weights()
     if kind is SecViT:
         assert "set the backbone's in_channels to 3 (it is 4)" in str(error.value)
+
+
+def test_weights_are_checked_where_a_config_names_the_class(tmp_path):
+    torch.save(SecViT(out_indices=(0,)).state_dict(), tmp_path / 'rgb.pth')
+    init_cfg = dict(type=PretrainedInit, checkpoint=str(tmp_path / 'rgb.pth'))
+    backbone = SecViT(out_indices=(0,), in_channels=4, init_cfg=init_cfg)
+    with pytest.raises(CheckpointError, match='not of this SecViT'):
+        backbone.init_weights()
 
 
 @pytest.mark.parametrize('kind', BACKBONES)

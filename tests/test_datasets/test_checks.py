@@ -173,6 +173,16 @@ def test_an_empty_class_folder_is_named_with_its_setting(folders, tmp_path):
     check_data(folders, ('val',))
 
 
+def test_folders_are_checked_where_a_config_names_the_class(folders, tmp_path):
+    datasets = pytest.importorskip('mmpretrain.datasets')
+    dataset = folders.val_dataloader.dataset
+    dataset.type = getattr(datasets, dataset.type)
+    check_data(folders, ('val',))
+    (tmp_path / 'val/dog/deeper/x.JPG').unlink()
+    with pytest.raises(ValueError, match='must have images of each class'):
+        check_data(folders, ('val',))
+
+
 def test_absent_folders_of_classes_are_named(folders, tmp_path):
     (tmp_path / 'train').rename(tmp_path / 'elsewhere')
     with pytest.raises(FileNotFoundError, match=f'must exist, but {tmp_path}/train does not$'):
