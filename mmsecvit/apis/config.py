@@ -85,6 +85,8 @@ def starts_from_scratch(cfg: Config) -> bool:
 
 def set_amp(cfg: Config) -> None:
     """Train with automatic mixed precision and a dynamic loss scale."""
+    if not cfg.get('optim_wrapper'):
+        raise ValueError('amp needs an optim_wrapper in the config')
     kind = type_name(cfg.optim_wrapper) or 'OptimWrapper'
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise ValueError(f'amp replaces an OptimWrapper, got a config with {kind}')
@@ -172,22 +174,33 @@ def fill_in_engine(cfg: Config) -> str:
 
     Returns:
         A sentence for the log that tells what was filled in; empty if nothing was.
+
+    Raises:
+        ValueError: If a hook other than ``default_hooks.checkpoint`` has no type.
     """
     hooks = cfg.get('default_hooks') or {}
-    named = {type_name(hook) for hook in (*hooks.values(), *(cfg.get('custom_hooks') or ()))}
     changes: dict[str, Any] = {}
-    if 'checkpoint' not in hooks:
+    checkpoint = hooks.get('checkpoint', {})
+    if checkpoint is not None and not type_name(checkpoint):
         # mmengine's default, which has another interval than the class.
-        changes['default_hooks.checkpoint'] = dict(type='AtomicCheckpointHook', interval=1)
-    elif type_name(hooks['checkpoint']) == 'CheckpointHook':
+        default = dict(type='AtomicCheckpointHook', interval=1)
+        changes['default_hooks.checkpoint'] = {**default, **checkpoint}
+    elif type_name(checkpoint) == 'CheckpointHook':
         changes['default_hooks.checkpoint.type'] = 'AtomicCheckpointHook'
+    settings = {f'default_hooks.{name}': hook for name, hook in hooks.items()}
+    settings |= {f'custom_hooks.{i}': hook for i, hook in enumerate(cfg.get('custom_hooks') or ())}
+    for setting, hook in settings.items():
+        if isinstance(hook, dict) and not type_name(hook) and setting not in changes:
+            raise ValueError(f'{setting} must have a type, got {hook}')
+    named = {type_name(hook) for hook in settings.values()}
     if 'interruption' not in hooks and not named & {'InterruptionHook', 'StepSeedHook'}:
         changes['default_hooks.interruption.type'] = 'InterruptionHook'
         sampler_seed = hooks.get('sampler_seed', dict(type='DistSamplerSeedHook'))
         if type_name(sampler_seed) == 'DistSamplerSeedHook':
             changes['default_hooks.sampler_seed.type'] = 'StepSeedHook'
-    if type_name(cfg.train_cfg) == 'EpochBasedTrainLoop' or cfg.train_cfg.get('by_epoch'):
-        cfg.train_cfg.pop('by_epoch', None)
+    train_cfg = cfg.get('train_cfg') or {}
+    if type_name(train_cfg) == 'EpochBasedTrainLoop' or train_cfg.get('by_epoch'):
+        train_cfg.pop('by_epoch', None)
         changes['train_cfg.type'] = 'ResumableEpochLoop'
     modules = ['mmsecvit']
     if type_name(cfg.get('strategy')) == 'FSDPStrategy':

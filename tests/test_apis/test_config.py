@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,44 @@ def test_hooks_of_our_bases_can_be_switched_off(tmp_path):
     assert cfg.default_hooks.sampler_seed.type == 'DistSamplerSeedHook'
 
 
+def test_options_of_a_hook_without_a_type_are_the_default_hooks():
+    cfg = Config(dict(train_cfg=dict(type='IterBasedTrainLoop', max_iters=30)))
+    cfg.merge_from_dict({'default_hooks.checkpoint.interval': 10})
+    fill_in_engine(cfg)
+    assert cfg.default_hooks == OURS | dict(
+        checkpoint=dict(type='AtomicCheckpointHook', interval=10)
+    )
+
+
+@pytest.mark.parametrize(
+    ('hooks', 'message'),
+    [
+        (
+            dict(default_hooks=dict(logger=dict(interval=10))),
+            "default_hooks.logger must have a type, got {'interval': 10}",
+        ),
+        (
+            dict(default_hooks=dict(sampler_seed=dict())),
+            'default_hooks.sampler_seed must have a type, got {}',
+        ),
+        (
+            dict(custom_hooks=[dict(type='EMAHook'), dict(momentum=0.1)]),
+            "custom_hooks.1 must have a type, got {'momentum': 0.1}",
+        ),
+    ],
+)
+def test_other_hooks_without_a_type_are_named(hooks, message):
+    with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+        fill_in_engine(Config(hooks))
+
+
+def test_a_config_that_trains_nothing_gets_hooks_only():
+    cfg = Config(dict(model=dict(type='RetinaNet')))
+    fill_in_engine(cfg)
+    assert cfg.default_hooks == OURS
+    assert 'train_cfg' not in cfg
+
+
 def test_amp_keeps_what_else_the_wrapper_does():
     clip_grad = dict(max_norm=1.0)
     cfg = Config(dict(optim_wrapper=dict(optimizer=dict(type='AdamW'), clip_grad=clip_grad)))
@@ -208,6 +247,8 @@ def test_amp_keeps_what_else_the_wrapper_does():
         assert cfg.optim_wrapper == dict(type='AmpOptimWrapper', loss_scale='dynamic')
     with pytest.raises(ValueError, match='got a config with ApexOptimWrapper'):
         set_amp(Config(dict(optim_wrapper=dict(type='ApexOptimWrapper'))))
+    with pytest.raises(ValueError, match='amp needs an optim_wrapper in the config'):
+        set_amp(Config())
 
 
 def test_an_absent_config_is_named():
