@@ -28,7 +28,7 @@ def annotation(image, box, category=CAT):
 def loader(tmp_path):
     """Config of a loader of seven images of 64x64, otherwise set as in the config."""
     rng = np.random.default_rng(0)
-    names = ['first.jpg', SECOND, 'grey.png', 'alpha.png']
+    names = ['first.jpg', SECOND, 'gray.png', 'alpha.png']
     names += ['empty.jpg', 'unknown.jpg', 'flat.jpg']
     channels = [3, 3, 1, 4, 3, 3, 3]
     for name, c in zip(names, channels, strict=True):
@@ -84,7 +84,7 @@ def test_what_cannot_be_trained_on_is_left_out(loader):
     assert [*batches(loader)] == [
         ('first.jpg', (3, 64, 64), boxes),
         (SECOND, (3, 64, 64), boxes),
-        ('grey.png', (3, 64, 64), boxes),
+        ('gray.png', (3, 64, 64), boxes),
         ('alpha.png', (3, 64, 64), boxes),
         # It has an annotation, though no valid one, and serves as background.
         ('flat.jpg', (3, 64, 64), []),

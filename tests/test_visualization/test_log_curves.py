@@ -28,7 +28,7 @@ def val(at, box, **more):
     } | more
 
 
-# Killed at 60; the resumed run goes on from the checkpoint at 30.
+# Killed at 60; the resumed run continues from the checkpoint at 30.
 FIRST = [
     step(10, 8),
     step(20, 6),
