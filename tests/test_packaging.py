@@ -61,7 +61,11 @@ def wheel(clone, tmp_path_factory):
     build('sdist', work, cwd=clone)
     (sdist,) = work.glob('mmsecvit-*.tar.gz')
     with tarfile.open(sdist) as archive:
-        assert not [name for name in archive.getnames() if '.mim' in name]
+        names = {name.partition('/')[2] for name in archive.getnames()}
+    assert not [name for name in names if '.mim' in name]
+    sources = ('mmsecvit/', 'benchmarks/', 'configs/', 'demo/', 'docs/', 'tests/', 'tools/')
+    needed = {name for name in tracked_files() if name.startswith(sources) or name == 'Makefile'}
+    assert needed <= names
     shutil.unpack_archive(sdist, work)
     build('wheel', work, cwd=work / sdist.name.removesuffix('.tar.gz'))
     (wheel,) = work.glob('mmsecvit-*.whl')
