@@ -12,7 +12,9 @@ from mmengine.model import BaseModel
 
 from ..checkpoints import check_fit, extract_state_dict, from_released, is_released, read_checkpoint
 
-CONFIGS = Path(__file__).parents[1] / '.mim' / 'configs'
+PACKAGE = Path(__file__).parents[1]
+# Of an installed package, and of a source tree that is only on Python's path.
+CONFIGS = (PACKAGE / '.mim' / 'configs', PACKAGE.parent / 'configs')
 # The networks of Table 8; baselines and ablations have other names.
 NAMES = re.compile(r'(sec_?[a-z]+_[a-z\d])_in1k\.py')
 
@@ -21,14 +23,15 @@ def _list_configs() -> dict[str, Path]:
     """Return the config of each network of Table 8 by the network's name.
 
     Raises:
-        FileNotFoundError: If the package was not installed.
+        FileNotFoundError: If the package was not installed and is not in its source tree.
     """
-    if not CONFIGS.is_dir():
+    folder = next((folder for folder in CONFIGS if folder.is_dir()), None)
+    if folder is None:
         raise FileNotFoundError(
-            f'mmsecvit must be installed to find its configs (pip install -e .), but {CONFIGS} '
+            f'mmsecvit must be installed to find its configs (pip install -e .), but {CONFIGS[0]} '
             'is absent'
         )
-    found = ((NAMES.fullmatch(path.name), path) for path in sorted(CONFIGS.glob('*.py')))
+    found = ((NAMES.fullmatch(path.name), path) for path in sorted(folder.glob('*.py')))
     return {name[1]: path for name, path in found if name}
 
 
@@ -86,7 +89,8 @@ def get_model(
     Raises:
         ValueError: If there is no such network, ``pretrained`` is True, or the checkpoint does
             not belong to this network.
-        FileNotFoundError: If there is no such checkpoint, or the package was not installed.
+        FileNotFoundError: If there is no such checkpoint, or the package was not installed and is
+            not in its source tree.
         ImportError: If mmpretrain is not installed.
 
     Example:

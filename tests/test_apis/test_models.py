@@ -1,4 +1,7 @@
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +32,30 @@ def test_patterns_exclude_as_in_mmpretrain():
     assert list_models(exclude_patterns=['sec_*', '*_l']) == ['secvit_b', 'secvit_s', 'secvit_t']
     with pytest.raises(ValueError, match="exclude_patterns must be a list .*, got 'sec_'"):
         list_models(exclude_patterns='sec_')
+
+
+def test_a_source_tree_that_was_not_installed_has_them_too(tmp_path):
+    root = Path(mmsecvit.__file__).parents[1]
+    (tmp_path / 'mmsecvit').mkdir()
+    for part in [*(root / 'mmsecvit').iterdir(), root / 'configs']:
+        if part.name != '.mim':
+            (tmp_path / part.relative_to(root)).symlink_to(part)
+    code = 'import mmsecvit; print(mmsecvit.__file__, *mmsecvit.list_models())'
+
+    def run():
+        environment = os.environ | {'PYTHONPATH': str(tmp_path)}
+        command = [sys.executable, '-c', code]
+        return subprocess.run(
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+
+    listed = [str(tmp_path / 'mmsecvit' / '__init__.py'), *list_models()]
+    assert run().stdout.split() == listed
+    (tmp_path / 'configs').unlink()
+    assert run().stderr.splitlines()[-1] == (
+        'FileNotFoundError: mmsecvit must be installed to find its configs (pip install -e .), but '
+        f'{tmp_path}/mmsecvit/.mim/configs is absent'
+    )
 
 
 # Table 8. tests/test_configs has the parameters of the others.
