@@ -125,7 +125,7 @@ def test_every_tool_reads_a_checkpoint_once_and_leaves_other_readers_as_they_wer
     assert read_settings() == before
 
 
-def test_a_converted_checkpoint_is_read_once_and_hashed(tmp_path):
+def test_a_converted_checkpoint_is_read_a_second_time_for_its_hash(tmp_path):
     backbone = SecViT(MICRO, 'released')
     weights = to_released(
         {f'backbone.{k}': v for k, v in backbone.state_dict().items()}, (16, 8, 16, 8)
