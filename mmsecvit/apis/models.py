@@ -10,7 +10,13 @@ import torch
 from mmengine.logging import MMLogger, print_log
 from mmengine.model import BaseModel
 
-from ..checkpoints import check_fit, extract_state_dict, from_released, is_released, read_checkpoint
+from ..checkpoints import (
+    CheckpointReader,
+    check_fit,
+    extract_state_dict,
+    from_released,
+    is_released,
+)
 
 PACKAGE = Path(__file__).parents[1]
 # Of an installed package, and of a source tree that is only on Python's path.
@@ -77,7 +83,8 @@ def get_model(
         pretrained: Checkpoint of this classifier, a file or an http(s) address, or a file that
             the authors released. Defaults to False: the weights are random.
         device: Device of the model. Defaults to None: the CPU.
-        trust: Whether to execute code that the checkpoint may hold. Defaults to False.
+        trust: Whether to execute code that ``pretrained``, or a checkpoint that ``overrides``
+            name, may hold. Defaults to False.
         **overrides: Changes of the model's config, which are merged into it as in mmpretrain's
             ``get_model``: ``backbone=dict(out_indices=(0, 1, 2, 3))``,
             ``head=dict(num_classes=10)``. If a neck or head is changed, those of its weights
@@ -108,13 +115,15 @@ def get_model(
         raise ValueError(
             'pretrained must be a checkpoint or False, got True: no weights are hosted'
         )
-    checkpoint = read_checkpoint(pretrained, trust=trust) if pretrained else {}
+    reader = CheckpointReader(trust)
+    checkpoint = reader.read(pretrained) if pretrained else {}
     from mmpretrain.apis import get_model as build
 
     # The mixing of images is part of our training, not of the network.
     model = build(configs[name], **{'train_cfg': None, **overrides})
     if not pretrained:
-        _init_quietly(model)
+        with reader.serving_mmengine():
+            _init_quietly(model)
         return model.to(device)
     changed = tuple(f'{part}.' for part in overrides if part != 'backbone')
     try:

@@ -172,6 +172,17 @@ def test_a_checkpoint_is_read_once_and_trusted_only_on_request(tmp_path, monkeyp
     assert torch.equal(again.head.fc.weight, model.head.fc.weight)
 
 
+def test_a_checkpoint_of_the_backbone_is_trusted_only_on_request(tmp_path):
+    path = tmp_path / 'backbone.pth'
+    weights = get_model('secvit_t').backbone.state_dict()
+    torch.save({'state_dict': weights, 'meta': dict(path=tmp_path)}, path)
+    backbone = dict(init_cfg=dict(type='Pretrained', checkpoint=str(path)))
+    with pytest.raises(CheckpointError, match='holds more than data .* add --trust-checkpoint'):
+        get_model('secvit_t', backbone=backbone)
+    loaded = get_model('secvit_t', backbone=backbone, trust=True).backbone.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in weights.items())
+
+
 def test_bad_arguments_are_named(tmp_path):
     with pytest.raises(ValueError, match="name must be one of sec_fastervit_0.*, got 'resnet'"):
         get_model('resnet')
