@@ -9,8 +9,7 @@ import torch
 from mmengine.registry import MODELS, DefaultScope
 
 from ..checkpoints import CheckpointReader
-from ..engine.hooks.cluster_visualization import image_normalization
-from ..visualization import draw_clusters, record_ranks
+from ..visualization import draw_clusters, image_normalization, record_ranks
 from .config import load_config, set_pretrained
 from .models import find_configs
 

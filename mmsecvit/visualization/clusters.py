@@ -8,6 +8,7 @@ from typing import NamedTuple
 import matplotlib
 import numpy as np
 import torch
+from mmengine.config import Config
 from mmengine.model import BaseModule
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -209,3 +210,12 @@ def _panel(picture: np.ndarray, text: list[str], num_colors: int) -> np.ndarray:
         at_pixel = np.arange(width) * num_colors // width
         legend[2 * line + 2 :] = cluster_colors(num_colors)[at_pixel]
     return np.concatenate([picture, legend])
+
+
+def image_normalization(cfg: Config) -> dict:
+    """Return ``mean``, ``std`` and ``to_rgb`` of a config's data preprocessor."""
+    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    # mmpretrain calls `to_rgb` what mmdet and mmseg call `bgr_to_rgb`.
+    to_rgb = preprocessor.get('bgr_to_rgb') or preprocessor.get('to_rgb')
+    mean, std = preprocessor.get('mean') or [0, 0, 0], preprocessor.get('std') or [1, 1, 1]
+    return dict(mean=mean, std=std, to_rgb=bool(to_rgb))

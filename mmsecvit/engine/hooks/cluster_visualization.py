@@ -5,7 +5,6 @@ from contextlib import ExitStack
 
 import mmcv
 import numpy as np
-from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
@@ -53,7 +52,7 @@ class ClusterVisualizationHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Raise a ValueError unless the backbone has these stages and this block."""
-        from ...visualization.clusters import record_ranks
+        from ...visualization import record_ranks
 
         with record_ranks(_backbone(runner), self.stages, self.block):
             pass
@@ -64,7 +63,7 @@ class ClusterVisualizationHook(Hook):
         """Begin to record, if this iteration is one to draw."""
         if not self.every_n_train_iters(runner, self.interval):
             return
-        from ...visualization.clusters import record_ranks
+        from ...visualization import record_ranks
 
         backbone = _backbone(runner)
         self._recorded = self._recording.enter_context(
@@ -83,7 +82,7 @@ class ClusterVisualizationHook(Hook):
         """Draw the recorded clusters."""
         if not self.every_n_train_iters(runner, self.interval):
             return
-        from ...visualization.clusters import draw_clusters
+        from ...visualization import draw_clusters, image_normalization
 
         self._recording.close()
         normalization = {k: np.array(v) for k, v in image_normalization(runner.cfg).items()}
@@ -100,12 +99,3 @@ class ClusterVisualizationHook(Hook):
 def _backbone(runner: Runner) -> nn.Module:
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     return model.backbone
-
-
-def image_normalization(cfg: Config) -> dict:
-    """Return ``mean``, ``std`` and ``to_rgb`` of a config's data preprocessor."""
-    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
-    # mmpretrain calls `to_rgb` what mmdet and mmseg call `bgr_to_rgb`.
-    to_rgb = preprocessor.get('bgr_to_rgb') or preprocessor.get('to_rgb')
-    mean, std = preprocessor.get('mean') or [0, 0, 0], preprocessor.get('std') or [1, 1, 1]
-    return dict(mean=mean, std=std, to_rgb=bool(to_rgb))
