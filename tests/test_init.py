@@ -60,3 +60,31 @@ def test_functions_of_apis_are_imported_at_their_first_use():
     assert {'SecViT', 'get_model', 'list_models'} <= set(dir(mmsecvit))
     with pytest.raises(AttributeError, match="module 'mmsecvit' has no attribute 'get_modell'"):
         mmsecvit.get_modell  # noqa: B018
+
+
+@pytest.mark.parametrize('blocked', [(), ('matplotlib', 'torchvision')])
+def test_list_models_adds_no_heavy_import(blocked):
+    block = f'import sys; sys.modules |= dict.fromkeys({blocked!r})'
+    added = set(json.loads(run(f'{block}; import mmsecvit; mmsecvit.list_models(); {MODULES}')))
+    added -= {*json.loads(run(f'{block}; {BASE}; {MODULES}'))}
+    assert 'mmsecvit.apis.models' in added
+    assert [m for m in added if m.startswith(tuple(f'{h}.' for h in HEAVY)) or m in HEAVY] == []
+
+
+def test_every_function_of_apis_is_found_by_its_name_alone():
+    # Importing every module first: one with the name of a function would hide it.
+    code = """
+from pkgutil import iter_modules
+from importlib import import_module
+import mmsecvit.apis
+for module in iter_modules(mmsecvit.apis.__path__):
+    import_module(f'mmsecvit.apis.{module.name}')
+names = [name for name in dir(mmsecvit.apis) if callable(getattr(mmsecvit.apis, name))]
+assert names == sorted(mmsecvit.apis.__all__) == sorted(mmsecvit.apis._MODULES)
+print('done')
+"""
+    assert run(code) == 'done'
+    from mmsecvit import apis
+
+    with pytest.raises(AttributeError, match="module 'mmsecvit.apis' has no attribute 'trian'"):
+        apis.trian  # noqa: B018

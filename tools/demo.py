@@ -3,8 +3,7 @@
 import argparse
 import sys
 
-from mmsecvit.apis import infer
-from mmsecvit.checkpoints import add_trust_option
+from mmsecvit.apis import add_trust_option, infer
 
 
 def main() -> None:

@@ -3,8 +3,8 @@
 import argparse
 import sys
 
-from mmsecvit.apis import add_config_options, train
-from mmsecvit.checkpoints import CheckpointError, add_trust_option
+from mmsecvit.apis import add_config_options, add_trust_option, train
+from mmsecvit.checkpoints import CheckpointError
 from mmsecvit.datasets import DamagedImageError
 
 

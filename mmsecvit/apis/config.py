@@ -30,6 +30,16 @@ def add_config_options(parser: ArgumentParser, example: str) -> None:
     )
 
 
+def add_trust_option(parser: ArgumentParser) -> None:
+    """Add ``--trust-checkpoint`` to a command line: the argument ``trust`` of the functions."""
+    parser.add_argument(
+        '--trust-checkpoint',
+        dest='trust',
+        action='store_true',
+        help='execute code that a checkpoint may hold, if you trust where it is from',
+    )
+
+
 def load_config(
     config: str | Path,
     work_dir: str | None = None,

@@ -6,7 +6,6 @@ State dicts are mapped by names and shapes; no backbone is known here.
 from .loading import (
     CheckpointError,
     CheckpointReader,
-    add_trust_option,
     check_fit,
     check_weights,
     extract_state_dict,
@@ -19,7 +18,6 @@ from .released import from_released, is_released, to_released
 __all__ = [
     'CheckpointError',
     'CheckpointReader',
-    'add_trust_option',
     'check_fit',
     'check_weights',
     'extract_state_dict',

@@ -2,7 +2,6 @@
 
 import os
 import re
-from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,16 +20,6 @@ URL_SCHEMES = ('http://', 'https://')
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be read, holds code, or does not belong to the model."""
-
-
-def add_trust_option(parser: ArgumentParser) -> None:
-    """Add ``--trust-checkpoint`` to a command line: the argument ``trust`` of these functions."""
-    parser.add_argument(
-        '--trust-checkpoint',
-        dest='trust',
-        action='store_true',
-        help='execute code that a checkpoint may hold, if you trust where it is from',
-    )
 
 
 def read_checkpoint(

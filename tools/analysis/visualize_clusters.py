@@ -5,8 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mmsecvit.apis import visualize_clusters
-from mmsecvit.checkpoints import add_trust_option
+from mmsecvit.apis import add_trust_option, visualize_clusters
 
 
 def _number_or(*words: str) -> Callable[[str], str | int]:

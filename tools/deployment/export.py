@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmsecvit.apis.export import SUFFIXES, compare, export
-from mmsecvit.checkpoints import add_trust_option
+from mmsecvit.apis import add_trust_option, export
+from mmsecvit.apis.deployment import SUFFIXES, compare
 
 
 def main() -> None:

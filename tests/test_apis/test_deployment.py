@@ -9,7 +9,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from mmsecvit import SecViT
-from mmsecvit.apis.export import compare, export, load_network
+from mmsecvit.apis import export
+from mmsecvit.apis.deployment import compare, load_network
 
 ROOT = Path(__file__).parents[2]
 MICRO = dict(embed_dims=(16, 16, 32, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 4))
