@@ -5,164 +5,18 @@ These are the metafiles in configs/, and in README.md and docs/ each table betwe
 """
 
 import argparse
-import re
 from pathlib import Path
 
-import yaml
-from mmengine.config import Config
-
-from mmsecvit.analysis import ROWS, PaperRow
+from mmsecvit.analysis.results import write_results
 
 ROOT = Path(__file__).resolve().parents[2]
-# The metrics that are shown: the evaluator's name, then the dataset, the task and a short name.
-METRICS = {
-    'accuracy/top1': ('ImageNet-1k', 'Image Classification', 'top-1'),
-    'coco/bbox_mAP': ('COCO', 'Object Detection', 'box AP'),
-    'coco/segm_mAP': ('COCO', 'Instance Segmentation', 'mask AP'),
-    'mIoU': ('ADE20K', 'Semantic Segmentation', 'mIoU'),
-}
-# Each metafile has the configs whose names match the pattern.
-FAMILIES = {
-    'secvit': ('secvit_[tsbl]_in1k', ['SecViT']),
-    'sec_swin': ('sec_swin_[ts]_in1k', ['SEC-Swin']),
-    'sec_fastervit': ('sec_fastervit_[01]_in1k', ['SEC-FasterViT']),
-    'mask_rcnn': ('mask_rcnn_secvit_[tsbl]_[13]x', ['SecViT', 'Mask R-CNN']),
-    'cascade_mask_rcnn': (
-        'cascade_mask_rcnn_secvit_[tsbl]_[13]x',
-        ['SecViT', 'Cascade Mask R-CNN'],
-    ),
-    'retinanet': ('retinanet_secvit_[tsbl]_[13]x', ['SecViT', 'RetinaNet']),
-    'semantic_fpn': ('semantic_fpn_secvit_[tsbl]_80k', ['SecViT', 'Semantic FPN']),
-    'upernet': ('upernet_secvit_[tsbl]_160k', ['SecViT', 'UPerNet']),
-}
-METAFILE_HEAD = """\
-# Written by tools/maintenance/write_paper_results.py: edit mmsecvit/analysis/paper.yml instead.
-# 'paper ...' is a result of the paper's authors. None of their trainings has been repeated here.
-"""
-TABLES = re.compile(r'(<!-- paper results(?:: ([\d, ]+))? -->\n).*?(<!-- /paper results -->)', re.S)
-TABLE_HEAD = """\
-**The paper's numbers**, as its authors measured them. Results are in percent.
-"""
-
-
-def write_metafile(family: str) -> str:
-    """Write what OpenMMLab's installer `mim` reads about one family of configs."""
-    pattern, architecture = FAMILIES[family]
-    name = ' with '.join(reversed(architecture))
-    paths = sorted((ROOT / 'configs').glob(f'{pattern}.py'), key=rank)
-    # All sizes of a network share a schedule.
-    trainings = {path.stem.split('_')[-1]: path for path in paths}
-    trainings = {schedule: read_training(path) for schedule, path in trainings.items()}
-    found = {path.stem: results(path.stem) for path in paths}
-    (dataset,) = {result['Dataset'] for result in sum(found.values(), [])}
-    collection = {
-        'Name': name,
-        'Metadata': {
-            'Training Data': dataset,
-            'Training Techniques': ['AdamW'],
-            'Architecture': architecture,
-        },
-        'Paper': {
-            'Title': 'Semantic Equitable Clustering',
-            'URL': 'https://arxiv.org/abs/2405.13337',
-        },
-        'README': 'README.md',
-    }
-    models = [
-        {
-            'Name': config,
-            'In Collection': name,
-            'Config': f'configs/{config}.py',
-            'Metadata': trainings[config.split('_')[-1]],
-            **({'Results': reported} if reported else {}),
-        }
-        for config, reported in found.items()
-    ]
-    content = {'Collections': [collection], 'Models': models}
-    return METAFILE_HEAD + yaml.dump(
-        content, Dumper=Dumper, sort_keys=False, default_flow_style=None
-    )
-
-
-class Dumper(yaml.SafeDumper):
-    """Write shared values in full, not as anchors and aliases."""
-
-    def ignore_aliases(self, data) -> bool:
-        return True
-
-
-def rank(path: Path) -> tuple:
-    """Sort small networks before large ones, then short schedules before long ones."""
-    size, schedule = path.stem.split('_')[-2:]
-    return 'tsbl01'.index(size), schedule
-
-
-def read_training(path: Path) -> dict:
-    config = Config.fromfile(path)
-    if 'max_epochs' in config.train_cfg:
-        length = {'Epochs': config.train_cfg.max_epochs}
-    else:
-        length = {'Iterations': config.train_cfg.max_iters}
-    return {**length, 'Batch Size': config.auto_scale_lr.base_batch_size}
-
-
-def results(config: str) -> list[dict]:
-    reported = {row.config: row.results for row in ROWS}.get(config, {})
-    return [
-        {'Task': task, 'Dataset': dataset, 'Metrics': {f'paper {metric}': reported[key]}}
-        for key, (dataset, task, metric) in METRICS.items()
-        if key in reported
-    ]
-
-
-def write_table(rows: list[PaperRow], with_links: bool) -> str:
-    """Write a Markdown table with one row for each config."""
-    metrics = {
-        key: f'{dataset} {metric}'
-        for key, (dataset, _, metric) in METRICS.items()
-        if any(key in row.results for row in rows)
-    }
-    lines = [
-        TABLE_HEAD,
-        write_row(['config', 'parameters (M)', 'FLOPs (G)', *metrics.values()]),
-        '|---|' + '---|' * (2 + len(metrics)),
-    ]
-    for row in rows:
-        path = f'configs/{row.config}.py'
-        config = f'[{row.config}]({path})' if with_links else f'`{path}`'
-        lines.append(write_row([config, row.parameters, row.flops, *map(row.results.get, metrics)]))
-    return '\n'.join(lines) + '\n'
-
-
-def write_row(cells: list) -> str:
-    return f'|{"|".join(" " if cell is None else f" {cell} " for cell in cells)}|'
-
-
-def write_tables(page: Path) -> str:
-    """Return the text of a page with new tables. By default, a table shows Tables 1 to 5."""
-
-    def renewed(match: re.Match) -> str:
-        wanted = {number.strip() for number in (match[2] or '1, 2, 3, 4, 5').split(',')}
-        rows = [row for row in ROWS if wanted & set(row.tables.split(', '))]
-        # The site of docs/ does not have the configs.
-        table = write_table(rows, with_links=page.parent == ROOT)
-        return f'{match[1]}\n{table}\n{match[3]}'
-
-    return TABLES.sub(renewed, page.read_text(encoding='utf-8'))
-
-
-def write_all() -> dict[Path, str]:
-    """Return every file that shows the paper's numbers, with its content."""
-    pages = [ROOT / 'README.md', *(ROOT / 'docs').glob('*.md')]
-    texts = {ROOT / f'configs/{family}_metafile.yml': write_metafile(family) for family in FAMILIES}
-    return texts | {page: write_tables(page) for page in pages}
 
 
 def main() -> None:
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
-    for path, text in write_all().items():
+    for path, text in write_results(ROOT).items():
         if not path.is_file() or path.read_text(encoding='utf-8') != text:
             path.write_text(text, encoding='utf-8')
             print(path.relative_to(ROOT))
