@@ -46,8 +46,8 @@ def _write_metafile(root: Path, family: str) -> str:
     name = ' with '.join(reversed(architecture))
     paths = sorted((root / 'configs').glob(f'{pattern}.py'), key=_rank)
     # All sizes of a network share a schedule.
-    trainings = {path.stem.split('_')[-1]: path for path in paths}
-    trainings = {schedule: _read_training(path) for schedule, path in trainings.items()}
+    schedules = {path.stem.split('_')[-1]: path for path in paths}
+    trainings = {schedule: _read_training(path) for schedule, path in schedules.items()}
     found = {path.stem: _results(path.stem) for path in paths}
     (dataset,) = {result['Dataset'] for result in sum(found.values(), [])}
     collection = {
