@@ -7,7 +7,7 @@ from mmengine.model import BaseModule, ModuleList
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..layers import SECA, LayerNorm
+from ..layers import SECA
 from .base import PyramidBackbone, check_counts, drop_path_rates, find_arch
 
 # Table 8. The paper gives no rates of stochastic depth: these are Swin's.
@@ -66,12 +66,12 @@ class SECSwinBlock(BaseModule):
         attention_backend: str,
     ) -> None:
         super().__init__()
-        self.norm1 = LayerNorm(embed_dims)
+        self.norm1 = nn.LayerNorm(embed_dims)
         # Swin has these names in the toolboxes, so that its weights load.
         self.attn = nn.ModuleDict(
             dict(w_msa=SECA(embed_dims, num_heads, num_clusters, attention_backend, lce=False))
         )
-        self.norm2 = LayerNorm(embed_dims)
+        self.norm2 = nn.LayerNorm(embed_dims)
         self.ffn = FFN(
             embed_dims,
             FFN_RATIO * embed_dims,

@@ -15,7 +15,6 @@ from ..layers import (
     FFN,
     SECA,
     DepthwiseConv2d,
-    LayerNorm,
     conv_stem,
     downsampling,
     patch_stem,
@@ -88,10 +87,10 @@ class SecViTBlock(BaseModule):
         layer_scale: bool = False,
     ) -> None:
         super().__init__()
-        self.cpe = DepthwiseConv2d(embed_dims, kernel_size=3, residual=True) if cpe else None
-        self.norm1 = LayerNorm(embed_dims, eps=1e-6)
+        self.cpe = DepthwiseConv2d(embed_dims, kernel_size=3) if cpe else None
+        self.norm1 = nn.LayerNorm(embed_dims, eps=1e-6)
         self.attn = attn
-        self.norm2 = LayerNorm(embed_dims, eps=1e-6)
+        self.norm2 = nn.LayerNorm(embed_dims, eps=1e-6)
         self.ffn = FFN(embed_dims, feedforward_channels, ffn_conv)
         self.scale1 = LayerScale(embed_dims, scale=1e-6) if layer_scale else nn.Identity()
         self.scale2 = LayerScale(embed_dims, scale=1e-6) if layer_scale else nn.Identity()
@@ -100,7 +99,7 @@ class SecViTBlock(BaseModule):
     def forward(self, x: Tensor, rotary: Tensor | None = None) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C); ``rotary`` as in :class:`SECA`."""
         if self.cpe is not None:
-            x = self.cpe(x)
+            x = x + self.cpe(x)
         x = x + self.drop_path(self.scale1(self.attn(self.norm1(x), rotary)))
         return x + self.drop_path(self.scale2(self.ffn(self.norm2(x))))
 

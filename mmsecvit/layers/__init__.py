@@ -3,7 +3,6 @@
 from .attention import SECA, CrossShapedAttention, KMeansAttention, WindowAttention
 from .convolution import DepthwiseConv2d, conv_stem, downsampling, patch_stem
 from .ffn import FFN
-from .norm import LayerNorm
 from .position import WindowPosition
 from .rotary import rotary_table, rotate
 
@@ -12,7 +11,6 @@ __all__ = [
     'SECA',
     'CrossShapedAttention',
     'DepthwiseConv2d',
-    'LayerNorm',
     'KMeansAttention',
     'WindowAttention',
     'WindowPosition',
