@@ -1,6 +1,7 @@
 """What the three backbones share: the pyramid, loading weights, freezing, layer depths."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from numbers import Integral, Real
 
 import numpy as np
@@ -170,15 +171,22 @@ class PyramidBackbone(BaseModule):
             layers.
         """
         last = sum(self.depths) + 1
+        if not param_name.startswith(prefix):
+            return last, last + 1
+        *modules, _ = param_name.removeprefix(prefix).split('.')
+        parents = ['.'.join(modules[: i + 1]) for i in range(len(modules))]
+        depth = next((self._depths[name] for name in parents if name in self._depths), last)
+        return depth, last + 1
+
+    @cached_property
+    def _depths(self) -> dict[str, int]:
+        """Return the depth of the stem, of each block and of each down-sampling by name."""
         depths: dict[nn.Module, int] = {}
         for i in range(self.num_stages):
             before = sum(self.depths[:i])
             depths[self.downsample(i)] = before
             depths |= {block: before + j for j, block in enumerate(self.blocks(i), start=1)}
-        for name, module in self.named_modules():
-            if module in depths and param_name.startswith(f'{prefix}{name}.'):
-                return depths[module], last + 1
-        return last, last + 1
+        return {name: depths[module] for name, module in self.named_modules() if module in depths}
 
     def train(self, mode: bool = True) -> 'PyramidBackbone':
         """Set the mode, except that frozen parts, and with ``norm_eval`` batch norms, stay in eval.
