@@ -24,7 +24,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         ... )
 
     Raises:
-        ValueError: If the backbone of the model has no ``get_layer_depth``.
+        ValueError: If the optimizer's config has no ``lr``, or the backbone of the model has no
+            ``get_layer_depth``.
     """
 
     def add_params(
@@ -35,6 +36,11 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         is_dcn_module: int | float | None = None,
     ) -> None:
         """Add the parameters of ``module`` to the groups ``params``, one group for each."""
+        if self.base_lr is None:
+            raise ValueError(
+                'LayerDecayOptimWrapperConstructor needs optim_wrapper.optimizer.lr in the config, '
+                f'got {self.optimizer_cfg}'
+            )
         super().add_params(params, module, prefix, is_dcn_module)
         if prefix:  # a submodule: its parameters are part of the model's
             return

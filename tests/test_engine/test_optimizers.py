@@ -110,3 +110,12 @@ def test_a_backbone_without_layer_depths_is_named():
     model = torch.nn.ModuleDict(dict(backbone=torch.nn.Linear(2, 2)))
     with pytest.raises(ValueError, match='needs a backbone with get_layer_depth, got Linear'):
         constructor(model)
+
+
+def test_an_optimizer_without_a_learning_rate_is_named():
+    constructor = LayerDecayOptimWrapperConstructor(
+        dict(optimizer=dict(type='AdamW')), dict(layer_decay_rate=0.5, bias_lr_mult=2.0)
+    )
+    model = torch.nn.ModuleDict(dict(backbone=torch.nn.Linear(2, 2)))
+    with pytest.raises(ValueError, match="needs optim_wrapper.optimizer.lr .* {'type': 'AdamW'}$"):
+        constructor(model)
