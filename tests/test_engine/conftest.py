@@ -7,7 +7,7 @@ from mmengine.registry import DefaultScope
 from mmsecvit.checkpoints import read_checkpoint
 
 # A classifier that trains in seconds: SecViT with one block per stage, on noise. Its losses depend
-# the order of the data, on augmentation and on stochastic depth.
+# on the order of the data, on augmentation and on stochastic depth.
 JOB = """
 import atexit
 import os

@@ -60,7 +60,7 @@ def test_pictures_come_at_the_interval_and_training_is_the_same(tmp_path):
     for picture, level in zip(pictures, (64, 192), strict=True):
         with Image.open(picture) as opened:
             pixels = np.asarray(opened)
-        # The image as it was before the data preprocessor, and four panels beside it.
+        # The image as it was before the data preprocessor, with four panels to its right.
         assert (pixels[:64, :96] == level).all()
         assert pixels.shape[1] == 5 * 96 + 4 * 8
     assert not list((tmp_path / 'plain').rglob('*.png'))

@@ -104,7 +104,7 @@ def test_sigterm_while_the_average_is_validated_leaves_the_regular_checkpoint(tm
     ],
     ids=['SIGTERM', 'SIGKILL', 'while saving'],
 )
-def test_a_killed_process_is_gone_on_with(tmp_path, jobs, hook, exit_code, last):
+def test_a_run_resumes_after_its_process_was_killed(tmp_path, jobs, hook, exit_code, last):
     workers = {'train_dataloader.num_workers': 2}
     config, work_dirs = jobs / 'epochs.py', (tmp_path / 'killed', tmp_path / 'whole')
     options = [f'{key}={value}' for key, value in workers.items()]
@@ -295,7 +295,7 @@ custom_hooks = [dict(type='SignalHook', signum={int(SIGTERM)}, step=1)]
     assert not list(tmp_path.rglob('interrupted.pth'))
 
 
-def test_a_folder_is_resumed_from_by_strategies_alone(tmp_path, jobs):
+def test_only_strategies_resume_from_a_folder(tmp_path, jobs):
     with pytest.raises(
         CheckpointError, match=f'^resume must be a file, but {tmp_path} is a folder$'
     ):
