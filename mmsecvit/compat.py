@@ -2,7 +2,8 @@
 
 A docstring says, in this order: the package and its versions with the fault, the fault, what the
 workaround does, the upstream issue or commit where one is known, and when the workaround can go.
-Where that can be tested, a test in ``tests/test_compat.py`` fails once it is no longer needed.
+A test in ``tests/test_compat.py`` fails once it is no longer needed; where none can, the docstring
+says so. The few workarounds in other modules have docstrings or comments of the same kind.
 
 Backbones import this module: what needs more than torch and the basic packages of mmengine
 imports it inside the function.
@@ -54,7 +55,8 @@ def full_fsdp_state_without_offload() -> dict:
     torch <= 2.11 (``FlatParamHandle.to_cpu``): where ``offload_to_cpu`` is set and the weights are
     on the CPU already, it frees the storage that it then reads, and the process crashes. mmengine's
     ``state_dict_cfg='full'`` sets it. This config is the same without it.
-    Reported in https://github.com/pytorch/pytorch/issues/188989; remove when that is fixed.
+    Reported in https://github.com/pytorch/pytorch/issues/188989; remove when that is fixed. There
+    is no test, since the fault ends the process.
     """
     kept = dict(rank0_only=True, offload_to_cpu=False)
     return dict(
@@ -73,7 +75,7 @@ def join_gloo() -> None:
 
     torch <= 2.11: a thread of gloo that is there when Python ends may abort the process. The group
     is therefore destroyed before. Discussed in https://github.com/pytorch/pytorch/pull/179291;
-    remove when torch does so itself.
+    remove when torch does so itself. There is no test of this, since only some runs abort.
     """
     distributed.init_process_group('gloo')
     atexit.register(_leave_process_group)
@@ -101,9 +103,10 @@ def restart_workers(loop: IterBasedTrainLoop) -> None:
 def kill_children() -> None:
     """Kill this process's children, such as the workers of data loaders, without an error.
 
-    torch (``torch.utils.data._utils.signal_handling``) handles SIGCHLD: where a worker was killed,
-    it raises an error at any later line of the main thread. This function removes the handler
-    until all are killed. Remove when a data loader has a method to end its workers at once.
+    torch <= 2.11 (``torch.utils.data._utils.signal_handling``) handles SIGCHLD: where a worker was
+    killed, it raises an error at any later line of the main thread. This function removes the
+    handler until all are killed. Remove when a data loader has a method to end its workers at once.
+    There is no test, since that method has no name yet.
     """
     handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for child in multiprocessing.active_children():
@@ -117,7 +120,7 @@ def seed_torch(seed: int) -> None:
 
     torch <= 2.11: ``torch.manual_seed`` also queues the seed for CUDA, with the formatted call
     stack, where there is no GPU, which takes over a millisecond. On a CPU, this function seeds the
-    CPU's generator only. Remove when ``torch.manual_seed`` takes microseconds.
+    CPU's generator only. Remove when ``torch.manual_seed`` queues nothing there.
     """
     if get_device() == 'cpu':
         torch.default_generator.manual_seed(seed)
@@ -128,9 +131,10 @@ def seed_torch(seed: int) -> None:
 def own_visualizer(parts: dict) -> dict:
     """Return a runner's parts with a visualizer of its own.
 
-    mmengine (``ManagerMixin.get_instance``) builds one visualizer for each name, and the toolboxes'
-    configs all give it the same name: a second run in a process would write into the folder of the
-    first. Without a name, mmengine takes the run's. Remove when a runner makes its own visualizer.
+    mmengine <= 0.10.7 and OneDL's <= 0.10.12 (``ManagerMixin.get_instance``): they build one
+    visualizer for each name, and the toolboxes' configs all give it the same name: a second run in
+    a process would write into the folder of the first. Without a name, mmengine takes the run's.
+    Remove when a runner makes its own visualizer.
     """
     given = parts.get('visualizer')
     if not isinstance(given, dict):
@@ -190,9 +194,9 @@ def give_renderer_to_adjust_bbox() -> None:
     """Let ``adjust_bbox`` of matplotlib be called without a renderer.
 
     mmpretrain <= 1.2.0 and OneDL's <= 1.3.6 (``tools/visualization/browse_dataset.py``): they call
-    this private function without the argument that newer matplotlib (3.11, for one) requires. This
-    replaces it in the whole process by one that adds the figure's own renderer. Remove when the
-    tool does without the function.
+    this private function without the argument that matplotlib >= 3.11 requires. This replaces it in
+    the whole process by one that adds the figure's own renderer. Remove when the tool does without
+    the function.
     """
     module: Any = import_module('matplotlib._tight_bbox')
     adjust_bbox = module.adjust_bbox

@@ -4,13 +4,17 @@ import inspect
 import pickle
 from collections import OrderedDict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.utils import digit_version
 from torch import nn
+from torch._utils import ExceptionWrapper
 
 from mmsecvit import compat
+from mmsecvit.dependencies import MINIMUM_VERSIONS
 
 
 def test_mmengine_still_loads_fsdp_optimizers_in_the_order_of_torch_2_0():
@@ -86,3 +90,45 @@ def test_runners_still_refuse_to_switch_off_hooks_that_they_do_not_know():
 
     with pytest.raises(AssertionError):
         Runner.register_default_hooks(None, dict(interruption=None))
+
+
+def test_the_oldest_mmengine_still_starts_workers_before_the_loop():
+    # mmengine 0.10.7 does so, OneDL's 0.10.12 does not.
+    assert digit_version(MINIMUM_VERSIONS['mmengine']) <= digit_version('0.10.7'), (
+        compat.restart_workers.__doc__
+    )
+
+
+@pytest.mark.filterwarnings('ignore:.* has been created:UserWarning')
+def test_runners_still_share_a_visualizer_of_the_same_name(tmp_path):
+    from mmengine.runner import Runner
+
+    def build(folder):
+        run = SimpleNamespace(_experiment_name=folder, _log_dir=str(tmp_path / folder))
+        return Runner.build_visualizer(run, dict(type='Visualizer', name=str(tmp_path)))
+
+    assert build('first') is build('second'), compat.own_visualizer.__doc__
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='is about machines without a GPU')
+def test_torch_still_queues_seeds_for_gpus_that_are_not_there():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+    _, stack = torch.cuda._lazy_seed_tracker.get_calls()[-1]
+    assert inspect.currentframe().f_code.co_name in ''.join(stack), compat.seed_torch.__doc__
+
+
+def test_mmcv_still_builds_no_synchronized_norms_in_a_single_process():
+    from mmcv.cnn import build_norm_layer
+
+    with pytest.raises((RuntimeError, ValueError), match='process group'):
+        build_norm_layer(dict(type='MMSyncBN'), 4)
+
+
+def test_torch_still_gives_errors_of_workers_a_traceback_as_the_message():
+    try:
+        raise ValueError('one line')
+    except ValueError:
+        wrapper = ExceptionWrapper(where='in a worker')
+    with pytest.raises(ValueError, match='Traceback'):  # see datasets/file_backend.py
+        wrapper.reraise()

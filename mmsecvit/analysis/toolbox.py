@@ -17,8 +17,6 @@ def run_toolbox_tool(toolbox: str, tool: str, arguments: list[str]) -> None:
     Raises:
         FileNotFoundError: If the installed toolbox has no such tool.
     """
-    # The path comes from the import name. mmengine's get_installed_path takes the name of the
-    # distribution, and each toolbox has two (mmdet and onedl-mmdetection).
     path = Path(import_module(toolbox).__path__[0], '.mim', 'tools', tool)
     if not path.is_file():
         raise FileNotFoundError(f'the installed {toolbox} must bring {tool}, but {path} is absent')

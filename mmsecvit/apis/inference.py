@@ -119,7 +119,7 @@ def _detector(cfg: Config, checkpoint: str) -> tuple[nn.Module, Predict]:
     from mmdet.apis import DetInferencer
 
     inferencer = DetInferencer(cfg, checkpoint)
-    inferencer.show_progress = False  # a bar for each image
+    inferencer.show_progress = False  # see _INFERENCERS
 
     def predict(path: str) -> tuple[np.ndarray, dict]:
         results = inferencer(path, return_vis=True)
@@ -136,7 +136,7 @@ def _segmenter(cfg: Config, checkpoint: str) -> tuple[nn.Module, Predict]:
     from pycocotools import mask as coco_mask
 
     inferencer = MMSegInferencer(cfg, checkpoint)
-    inferencer.show_progress = False  # a bar for each image
+    inferencer.show_progress = False  # see _INFERENCERS
 
     def predict(path: str) -> tuple[np.ndarray, dict]:
         results = inferencer(path, return_vis=True)
@@ -162,7 +162,7 @@ def _classifier(cfg: Config, checkpoint: str) -> tuple[nn.Module, Predict]:
     visualizer = UniversalVisualizer()
 
     def predict(path: str) -> tuple[np.ndarray, dict]:
-        # Calling the inferencer would draw a progress bar for each image.
+        # The steps of a call, without its progress bar: see _INFERENCERS.
         (data,) = inferencer.preprocess([path])
         samples = inferencer.forward(data)
         (prediction,) = inferencer.postprocess(samples, visualization=None)
@@ -178,6 +178,9 @@ def _classifier(cfg: Config, checkpoint: str) -> tuple[nn.Module, Predict]:
     return inferencer.model, predict
 
 
+# A call of an inferencer draws a progress bar, here for each image. mmdet <= 3.3.0 (OneDL's
+# <= 3.5.1) and mmseg <= 1.2.2 (OneDL's <= 1.4.2) can switch it off by an attribute, mmpretrain
+# <= 1.2.0 (OneDL's <= 1.3.6) cannot. Call all three plainly when they have an argument for it.
 _INFERENCERS = {'mmdet': _detector, 'mmseg': _segmenter, 'mmpretrain': _classifier}
 
 

@@ -22,8 +22,9 @@ class _WorkerError(Exception):
     """An error whose message is one line, also when it comes from a data loader's worker."""
 
     def __init__(self, message: str) -> None:
-        # torch raises a worker's error again with the worker's whole traceback as the message. The
-        # traceback's last line is the name of the class and the message that the error had.
+        # torch <= 2.11 (ExceptionWrapper.reraise) raises a worker's error again with the worker's
+        # whole traceback as the message. The traceback's last line is the name of the class and the
+        # message that the error had. Remove this class when the message stays as it was.
         name = f'{type(self).__module__}.{type(self).__qualname__}: '
         super().__init__(message.rstrip().rpartition('\n')[-1].removeprefix(name))
 
