@@ -7,7 +7,7 @@ from mmengine import fileio
 from mmengine.config import Config
 
 from .checks import find_nodes, type_name
-from .images import can_opencv_decode, find_image_fault
+from .images import can_opencv_decode, find_image_fault, looks_whole
 
 # The toolboxes' transforms that decode a file of a sample.
 LOADERS = (
@@ -65,6 +65,8 @@ class CheckedImageBackend(fileio.LocalBackend):
             content = fileio.get(filepath)
         except FileNotFoundError:
             raise MissingImageError(f'image file {filepath} does not exist') from None
+        if looks_whole(content):
+            return content
         fault = find_image_fault(BytesIO(content))
         # OpenCV reads some files that Pillow refuses; those are left to the decoder.
         if fault and not (content and can_opencv_decode(content)):

@@ -70,10 +70,16 @@ def test_loaders_inside_other_data_sets_and_as_classes_are_found():
     assert changed == [f'{prefix}.{i}.backend_args' for i in range(2)]
 
 
-def test_whole_images_are_read_as_they_are(tmp_path):
-    path = tmp_path / 'image.png'
+@pytest.mark.parametrize('extension', ['jpg', 'png', 'bmp', 'webp', 'tiff', 'gif'])
+def test_whole_images_are_read_as_they_are(tmp_path, extension):
+    path = tmp_path / f'image.{extension}'
     Image.new('RGB', (8, 6)).save(path)
-    assert fileio.get(path, backend_args=BACKEND) == path.read_bytes()
+    whole = path.read_bytes()
+    assert fileio.get(path, backend_args=BACKEND) == whole
+    for content in (b'', whole[:2], b'<html>'):
+        path.write_bytes(content)
+        with pytest.raises(DamagedImageError, match=f'^image file {path} must be readable'):
+            fileio.get(path, backend_args=BACKEND)
 
 
 def test_an_image_that_only_opencv_reads_is_left_to_the_decoder(tmp_path):

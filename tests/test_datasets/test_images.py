@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from mmsecvit.datasets import find_damaged_images
+from mmsecvit.datasets.images import looks_whole
 
 
 def make_image(path: Path) -> bytes:
@@ -60,3 +61,28 @@ def test_images_that_pillow_does_not_read_are_no_fault(tmp_path, monkeypatch):
     with pytest.raises(Image.DecompressionBombError):
         Image.open(tmp_path / 'large.png')
     assert find_damaged_images(tmp_path / name for name in names) == {}
+
+
+@pytest.mark.parametrize('extension', ['jpg', 'png', 'bmp', 'webp', 'tiff', 'gif'])
+def test_the_end_of_a_whole_file_is_found_without_decoding(tmp_path, extension):
+    whole = make_image(tmp_path / f'image.{extension}')
+    known = extension != 'gif'
+    assert looks_whole(whole) == known
+    # A JPEG file's end is no place that its header states.
+    assert looks_whole(whole + b'\0' * 100) == (known and extension != 'jpg')
+    for length in (0, 2, 20, len(whole) // 2, len(whole) - 1):
+        assert not looks_whole(whole[:length])
+
+
+def test_the_end_of_opencvs_tiff_files_is_found_too(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+    _, whole = cv2.imencode('.tiff', pixels)
+    assert looks_whole(whole.tobytes())
+    assert not looks_whole(whole.tobytes()[: len(whole) // 2])
+
+
+def test_the_checksums_of_a_png_file_are_compared(tmp_path):
+    whole = make_image(tmp_path / 'image.png')
+    # Each byte, except those of the signature and of the lengths, has a checksum or is one.
+    for i in (13, 20, 30, 37, len(whole) // 2, len(whole) - 6, len(whole) - 1):
+        assert not looks_whole(whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :])
