@@ -130,7 +130,7 @@ def _is_whole_png(content: bytes) -> bool:
         end = start + 8 + int.from_bytes(view[start : start + 4], 'big')
         if zlib.crc32(view[start + 4 : end]) != int.from_bytes(view[end : end + 4], 'big'):
             return False
-        if view[start + 4 : start + 8] == b'IEND':
+        if bytes(view[start + 4 : start + 8]) == b'IEND':
             return True
         start = end + 4
     return False
@@ -138,10 +138,10 @@ def _is_whole_png(content: bytes) -> bool:
 
 def _is_whole_tiff(content: bytes) -> bool:
     """Return whether the pixels of a TIFF file's first page are within the file."""
-    from PIL import Image
+    from PIL.TiffImagePlugin import TiffImageFile
 
     try:
-        with Image.open(BytesIO(content)) as image:
+        with TiffImageFile(BytesIO(content)) as image:
             tags = image.tag_v2
             for offsets, lengths in ((273, 279), (324, 325)):  # of strips or of tiles
                 if offsets in tags and lengths in tags:
