@@ -74,9 +74,12 @@ def set_pretrained(cfg: Config, path: str, reader: CheckpointReader) -> None:
     """Let the backbone start from the weights in ``path``, a file or an http(s) address."""
     if 'backbone' not in cfg.model:
         raise ValueError(f'pretrained needs a model with a backbone, got a {cfg.model.type}')
-    if not path.startswith(('http://', 'https://')) and not Path(path).expanduser().is_file():
-        raise FileNotFoundError(f'pretrained must be a checkpoint, but {path} does not exist')
-    reader.read(path)  # refuse what cannot be read before all work
+    try:
+        reader.read(path)  # refuse what cannot be read before all work
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f'pretrained must be a checkpoint, but {path} does not exist'
+        ) from None
     cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=path)
 
 
