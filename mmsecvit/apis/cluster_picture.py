@@ -6,12 +6,23 @@ from pathlib import Path
 import mmcv
 import numpy as np
 import torch
+from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from ..checkpoints import CheckpointReader
 from ..visualization import draw_clusters, image_normalization, record_ranks
 from .config import load_config, set_pretrained
-from .models import find_configs
+
+# SecViT-T, with the normalization of ImageNet.
+DEFAULT_CONFIG = dict(
+    default_scope='mmpretrain',
+    model=dict(
+        backbone=dict(type='SecViT', arch='tiny', variant='released'),
+        data_preprocessor=dict(
+            mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True
+        ),
+    ),
+)
 
 
 def visualize_clusters(
@@ -30,7 +41,7 @@ def visualize_clusters(
         image: Image file.
         out: PNG file to write, which must not exist yet.
         config: Config file of a detector, segmenter or classifier with a SecViT backbone. Defaults
-            to ``secvit_t_in1k.py``, which needs mmpretrain.
+            to SecViT-T, the released variant.
         checkpoint: Weights of the backbone or of a whole model with it, also as the authors
             released them. Defaults to None: random weights.
         stages: Stages to draw, counted from 1.
@@ -56,7 +67,7 @@ def visualize_clusters(
     pixels = mmcv.imread(image)
     if pixels is None:
         raise ValueError(f'image {image} cannot be read')
-    cfg = load_config(config or find_configs()['secvit_t'])
+    cfg = load_config(config) if config else Config(DEFAULT_CONFIG)
     reader = CheckpointReader(trust)
     if checkpoint:
         set_pretrained(cfg, checkpoint, reader)

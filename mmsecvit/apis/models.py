@@ -25,7 +25,7 @@ CONFIGS = (PACKAGE / '.mim' / 'configs', PACKAGE.parent / 'configs')
 NAMES = re.compile(r'(sec_?[a-z]+_[a-z\d])_in1k\.py')
 
 
-def find_configs() -> dict[str, Path]:
+def _list_configs() -> dict[str, Path]:
     """Return the config of each network of Table 8 by the network's name.
 
     Raises:
@@ -59,7 +59,7 @@ def list_models(
     """
     if isinstance(exclude_patterns, str):
         raise ValueError(f'exclude_patterns must be a list of patterns, got {exclude_patterns!r}')
-    all_names = find_configs()
+    all_names = _list_configs()
     names = set(match(all_names, f'{pattern or ""}*'))
     for excluded in exclude_patterns or ():
         names -= set(match(all_names, f'{excluded}*'))
@@ -108,7 +108,7 @@ def get_model(
         >>> model(torch.rand(1, 3, 224, 224)).shape
         torch.Size([1, 1000])
     """
-    configs = find_configs()
+    configs = _list_configs()
     if name not in configs:
         raise ValueError(f'name must be one of {", ".join(sorted(configs))}, got {name!r}')
     if pretrained is True:

@@ -99,7 +99,6 @@ def test_the_picture_has_the_image_a_panel_for_each_stage_and_the_colors(tmp_pat
 
 @pytest.mark.parametrize('name', ['000000000030', '000000000370', '000000000491'])
 def test_the_tool_on_an_image_of_coco(tmp_path, monkeypatch, capsys, coco_excerpt, name):
-    pytest.importorskip('mmpretrain')
     path = coco_excerpt / 'train2017' / f'{name}.jpg'
     tool = ROOT / 'tools' / 'analysis' / 'visualize_clusters.py'
     monkeypatch.chdir(tmp_path)
@@ -129,7 +128,6 @@ def test_the_tool_on_an_image_of_coco(tmp_path, monkeypatch, capsys, coco_excerp
     ],
 )
 def test_what_is_not_there_is_refused(tmp_path, arguments, message):
-    pytest.importorskip('mmpretrain')
     Image.new('RGB', (32, 32)).save(tmp_path / 'image.png')
     with pytest.raises(ValueError, match=message):
         visualize_clusters(tmp_path / 'image.png', tmp_path / 'out.png', **arguments)
