@@ -1,8 +1,8 @@
 """Test and time everything on this machine's GPU: one command, one report, in eight minutes.
 
 Needs torch, triton, mmengine, mmcv or mmcv-lite, pytest and hypothesis; compares with the networks
-of timm where it is installed. The report names a part that fails or takes too long, and goes on
-with the next one.
+of timm where it is installed. The report names a part that fails or takes too long, and the
+next part runs.
 """
 
 import argparse

@@ -39,14 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
 
 
 def check_out(out: Path) -> None:
-    """Refuse to start rather than to overwrite a picture in the end."""
+    """Exit if the picture exists, before all work."""
     if out.exists():
         sys.exit(f'{out} exists: name another file with --out')
     out.parent.mkdir(parents=True, exist_ok=True)
 
 
 def measure(sides: dict[str, Build], device: torch.device, rounds: int) -> dict[str, Cost]:
-    """Time the sides in turns, so that what else the machine does meets all of them alike."""
+    """Time the sides in turns, so that other work of the machine slows all of them alike."""
     memory = {name: peak_memory(build, device) for name, build in sides.items()}
     runs = {name: build() for name, build in sides.items()}
     for run in runs.values():

@@ -25,7 +25,7 @@ python=$VENV/bin/python
 log=$VENV/make_env.log
 constraints=requirements/constraints.txt
 supported='3.10 to 3.13'
-failed="this step failed; $log says why. Run the same command again to go on from here."
+failed="this step failed; $log says why. Run the same command again to continue from here."
 
 pinned() { sed -n "s/^$1==//p" "$constraints"; }
 

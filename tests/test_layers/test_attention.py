@@ -1,4 +1,4 @@
-"""The rivals of semantic clusters, and FasterViT's positions."""
+"""The alternatives to semantic clusters, and FasterViT's positions."""
 
 import math
 
