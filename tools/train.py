@@ -5,7 +5,7 @@ import sys
 
 from mmsecvit.apis import add_config_options, add_trust_option, train
 from mmsecvit.checkpoints import CheckpointError
-from mmsecvit.datasets import DamagedImageError
+from mmsecvit.datasets import DamagedImageError, DataError
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,7 +41,13 @@ def main() -> None:
     args = vars(parse_args())
     try:
         train(**args)
-    except (CheckpointError, DamagedImageError, FileExistsError, FileNotFoundError) as error:
+    except (
+        CheckpointError,
+        DamagedImageError,
+        DataError,
+        FileExistsError,
+        FileNotFoundError,
+    ) as error:
         sys.exit(str(error))
 
 

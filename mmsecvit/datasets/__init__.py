@@ -1,6 +1,6 @@
 """Checks of users' data, and a file backend that names a broken image."""
 
-from .checks import check_data, find_datasets, type_name
+from .checks import DataError, check_data, find_datasets, type_name
 from .file_backend import (
     CheckedImageBackend,
     DamagedImageError,
@@ -12,6 +12,7 @@ from .images import find_damaged_images
 __all__ = [
     'CheckedImageBackend',
     'DamagedImageError',
+    'DataError',
     'MissingImageError',
     'check_data',
     'find_damaged_images',

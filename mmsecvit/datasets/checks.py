@@ -17,6 +17,10 @@ IMAGES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
 HEADS = ('bbox_head', 'decode_head', 'auxiliary_head')
 
 
+class DataError(ValueError):
+    """Annotations or folders do not fit the config."""
+
+
 def check_data(cfg: Config, splits: Iterable[str]) -> None:
     """Raise an error unless the data of a config exists and fits the config.
 
@@ -31,7 +35,7 @@ def check_data(cfg: Config, splits: Iterable[str]) -> None:
 
     Raises:
         FileNotFoundError: If a folder or file does not exist.
-        ValueError: If an annotation file has no list of categories or does not have one of the
+        DataError: If an annotation file has no list of categories or does not have one of the
             classes, if the folder of a class has no image, or if a head has another number of
             classes than ``metainfo.classes`` of the data set.
     """
@@ -136,13 +140,13 @@ def _check_class_folders(setting: str, dataset: ConfigDict) -> None:
         return
     classes = sorted(path for path in folder.iterdir() if path.is_dir())
     if not classes:
-        raise ValueError(
+        raise DataError(
             f'{setting}.{name} must have a folder of images for each class, but {folder} has none'
         )
     images = tuple(extension.lower() for extension in dataset.get('extensions', IMAGES))
     for path in classes:
         if not any(file.name.lower().endswith(images) for file in path.rglob('*')):
-            raise ValueError(
+            raise DataError(
                 f'{setting}.{name} must have images of each class, but there are none in {path}: '
                 'fill or remove the folder'
             )
@@ -155,7 +159,7 @@ def _check_heads(node: object, name: str, setting: str, dataset: ConfigDict) -> 
     if isinstance(node, dict):
         given = node.get('num_classes')
         if name.split('.')[-1] in HEADS and given not in (None, len(classes)):
-            raise ValueError(
+            raise DataError(
                 f'{name}.num_classes must be the number of classes in {setting}.metainfo, '
                 f'{len(classes)}, got {given}'
             )
@@ -170,7 +174,7 @@ def _check_classes(setting: str, ann_file: Path, classes: tuple[str, ...]) -> No
     names = _read_class_names(ann_file)
     missing = [name for name in classes if name not in names]
     if missing:
-        raise ValueError(
+        raise DataError(
             f'{setting}.metainfo.classes must be among the categories of {ann_file}, which are '
             f'{_list_some(names)}; it has no {_list_some(missing)}'
         )
@@ -195,7 +199,7 @@ def _read_class_names(ann_file: Path) -> list[str]:
         categories = json.JSONDecoder().raw_decode(colon_and_list[1:].lstrip())[0]
         return [category['name'] for category in categories]
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(
+        raise DataError(
             f'ann_file {ann_file} has no list "categories" with names, as COCO has it'
         ) from error
 
