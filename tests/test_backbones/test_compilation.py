@@ -73,6 +73,7 @@ def test_traced_for_one_size(backbone, images):
     torch.testing.assert_close(traced(others), backbone(others))
 
 
+@pytest.mark.slow
 def test_gradients_of_the_compiled_network(images):
     backbone = BACKBONES['released']().train()
     gradients = []

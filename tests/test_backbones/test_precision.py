@@ -89,6 +89,7 @@ def assert_finite(backbone):
     assert all(x.isfinite().all() for x in backbone.state_dict().values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dtype', HALF)
 def test_200_mixed_precision_steps_on_real_images(real_images, dtype):
     backbone = SecViT(MICRO, 'released', out_norm=True, out_indices=(0, 3)).train()

@@ -248,6 +248,7 @@ def test_compiles_to_one_graph():
     assert graphs.frame_count == 1
 
 
+@pytest.mark.slow
 def test_compiles_once_for_all_sizes():
     # Two stages: tracing symbolic sizes is slow, and the other stages would add nothing.
     backbone = SecViT(MICRO, 'released', out_indices=(0, 1)).eval()

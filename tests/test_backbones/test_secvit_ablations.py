@@ -70,6 +70,7 @@ def test_what_each_part_weighs():
     assert saved == pytest.approx(stem - patch + downsampling)
 
 
+@pytest.mark.slow
 def test_fewer_clusters_cost_more_as_in_table_7():
     settings = [(64, 16, 4, 1), (64, 16, 2, 1), (64, 8, 2, 1), (32, 8, 2, 1)]
     flops = [giga_multiply_adds(classifier('small', 'cpu', num_clusters=n)) for n in settings]

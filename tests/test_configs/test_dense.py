@@ -305,8 +305,8 @@ def test_ground_truth_scores_full_marks_in_segmentation(family, coco_excerpt, ad
     assert metrics['mIoU'] == 100.0
 
 
-def test_the_readmes_configs_for_own_data_change_what_they_say(tmp_path):
-    blocks = (CONFIGS.parent / 'README.md').read_text().split('```python\n')[1:]
+def test_the_configs_of_the_page_on_own_data_change_what_they_say(tmp_path):
+    blocks = (CONFIGS.parent / 'docs' / 'your_data.md').read_text().split('```python\n')[1:]
     blocks = [block.split('```')[0] for block in blocks if block.startswith("_base_ = './")]
     found = {}
     for i, block in enumerate(blocks):
@@ -314,7 +314,7 @@ def test_the_readmes_configs_for_own_data_change_what_they_say(tmp_path):
         path.write_text(block.replace("'./", f"'{CONFIGS}/"))
         cfg = Config.fromfile(path)
         with torch.device('meta'), DefaultScope.overwrite_default_scope(cfg.default_scope):
-            found[cfg.default_scope] = cfg, MODELS.build(cfg.model)
+            found.setdefault(cfg.default_scope, (cfg, MODELS.build(cfg.model)))
     cfg, detector = found['mmdet']
     assert detector.roi_head.bbox_head.fc_cls.out_features == 2 + 1
     assert detector.roi_head.mask_head.conv_logits.out_channels == 2

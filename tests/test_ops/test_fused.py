@@ -37,6 +37,7 @@ def assert_within_rounding(got, exact, largest, dtype):
     assert (got - exact).abs().max() <= 2 * torch.finfo(dtype).eps * largest.max()
 
 
+@pytest.mark.slow
 @settings(max_examples=6)
 @given(
     st.sampled_from(DTYPES),
@@ -96,7 +97,9 @@ def test_order_is_by_similarity_and_ties_keep_raster_order(dtype):
     assert triton.order(zero).tolist() == [[[2, 1, 0]]]
 
 
-@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize(
+    'dtype', [DTYPES[0], *(pytest.param(x, marks=pytest.mark.slow) for x in DTYPES[1:])]
+)
 @pytest.mark.parametrize(
     ('heads', 'dims', 'num_clusters', 'lce', 'rotary'),
     [(2, 8, 3, True, True), (3, 16, 1, True, False), (2, 12, 4, False, True), (1, 32, 40, True, 0)],
@@ -137,6 +140,7 @@ def test_the_fused_layer_is_the_layer_in_steps(heads, dims, num_clusters, lce, r
         assert (got_x - exact_x).abs().max() <= 2 * (plain_x - exact_x).abs().max() + rounding
 
 
+@pytest.mark.slow
 def test_one_input_has_one_result_bit_by_bit():
     layer = SECA(32, 2, 3, 'triton')
     table = rotary_table(6, 9, 16, torch.float32, torch.get_default_device())
@@ -172,6 +176,7 @@ def test_the_order_of_the_backend_is_semantic_order_within_rounding():
     assert gap <= 16 * torch.finfo(torch.float32).eps
 
 
+@pytest.mark.slow
 def test_gradients_of_the_compiled_layer_in_one_graph():
     layer = SECA(16, 2, 3, 'triton')
     table = rotary_table(4, 5, 8, torch.float32, torch.get_default_device())
