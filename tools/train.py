@@ -5,7 +5,7 @@ import sys
 
 from mmsecvit.apis import add_config_options, add_trust_option, train
 from mmsecvit.checkpoints import CheckpointError
-from mmsecvit.datasets import DamagedImageError, DataError
+from mmsecvit.datasets import DataError
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,13 +41,7 @@ def main() -> None:
     args = vars(parse_args())
     try:
         train(**args)
-    except (
-        CheckpointError,
-        DamagedImageError,
-        DataError,
-        FileExistsError,
-        FileNotFoundError,
-    ) as error:
+    except (CheckpointError, DataError, FileExistsError, FileNotFoundError) as error:
         sys.exit(str(error))
 
 

@@ -1,4 +1,4 @@
-"""What the three backbones share: the pyramid, loading weights, freezing, layer depths."""
+"""The common base of the three backbones: the pyramid, loading weights, freezing, layer depths."""
 
 from collections.abc import Sequence
 from functools import cached_property

@@ -18,7 +18,7 @@ HEADS = ('bbox_head', 'decode_head', 'auxiliary_head')
 
 
 class DataError(ValueError):
-    """Annotations or folders do not fit the config."""
+    """The data of a config does not fit it, or cannot be read."""
 
 
 def check_data(cfg: Config, splits: Iterable[str]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from mmengine import fileio
 from mmengine.config import Config
 
-from .checks import find_nodes, type_name
+from .checks import DataError, find_nodes, type_name
 from .images import can_opencv_decode, find_image_fault, looks_whole
 
 # The toolboxes' transforms that decode a file of a sample.
@@ -29,7 +29,7 @@ class _WorkerError(Exception):
         super().__init__(message.rstrip().rpartition('\n')[-1].removeprefix(name))
 
 
-class DamagedImageError(_WorkerError, ValueError):
+class DamagedImageError(_WorkerError, DataError):
     """An image or a segmentation map is empty, cut off or damaged, or no image."""
 
 
