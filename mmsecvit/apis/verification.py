@@ -7,7 +7,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from mmengine.utils import track_iter_progress
 
 from ..datasets import check_data, find_damaged_images, find_datasets
-from ..datasets.checks import is_local
+from ..datasets.nodes import is_local
 from .config import load_config
 
 FILES = ('img_path', 'seg_map_path')  # the toolboxes' names for the files of a sample

@@ -1,22 +1,26 @@
 """Checks of users' data, and a file backend that names a broken image."""
 
-from .checks import DataError, check_data, find_datasets, type_name
+from .checks import check_data
 from .file_backend import (
     CheckedImageBackend,
     DamagedImageError,
     MissingImageError,
     set_image_backend,
 )
+from .findings import DataError, Finding, report
 from .images import find_damaged_images
+from .nodes import find_datasets, type_name
 
 __all__ = [
     'CheckedImageBackend',
     'DamagedImageError',
     'DataError',
+    'Finding',
     'MissingImageError',
     'check_data',
     'find_damaged_images',
     'find_datasets',
+    'report',
     'set_image_backend',
     'type_name',
 ]

@@ -6,8 +6,9 @@ from pathlib import Path
 from mmengine import fileio
 from mmengine.config import Config
 
-from .checks import DataError, find_nodes, type_name
+from .findings import DataError
 from .images import can_opencv_decode, find_image_fault, looks_whole
+from .nodes import find_nodes, type_name
 
 # The toolboxes' transforms that decode a file of a sample.
 LOADERS = (

@@ -1,0 +1,66 @@
+"""What checks of users' data find, and how it is told."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+class DataError(ValueError):
+    """The data of a config does not fit it, or cannot be read."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of fault in a file, a folder or a setting.
+
+    Attributes:
+        kind: Short name for a summary, such as ``cut off`` or ``area missing``.
+        file: The file or folder that has the fault.
+        message: One sentence that names the setting and the file, says what it has and what it
+            takes, and names the first of the things that are concerned.
+        level: ``error`` if it is certain to end in a wrong result or a lost run, ``mended`` if it
+            has one right meaning, with which training goes on, and ``warning`` if it is only
+            suspicious.
+        count: How many things in the file have the fault.
+        examples: Names or ids of the first of them.
+    """
+
+    kind: str
+    file: str
+    message: str
+    level: Literal['error', 'warning', 'mended'] = 'error'
+    count: int = 1
+    examples: tuple[str, ...] = ()
+
+
+def report(findings: Iterable[Finding]) -> list[str]:
+    """Return the messages of what is suspicious or mended, and raise what is an error.
+
+    Returns:
+        The messages for the log, each once.
+
+    Raises:
+        DataError: If one of the findings is an error. Its message is the first one's; if there are
+            more, it says how many.
+    """
+    errors: list[str] = []
+    messages: list[str] = []
+    for message, finding in {finding.message: finding for finding in findings}.items():
+        (errors if finding.level == 'error' else messages).append(message)
+    if errors:
+        more = f' ({len(errors) - 1} more: tools/analysis/verify_dataset.py lists them)'
+        raise DataError(errors[0] + (more if len(errors) > 1 else ''))
+    return messages
+
+
+def must_exist(setting: str, path: str | Path) -> None:
+    """Raise a FileNotFoundError unless a path of a setting exists."""
+    if not Path(path).exists():
+        raise FileNotFoundError(f'{setting} must exist, but {path} does not')
+
+
+def list_some(names: list[str]) -> str:
+    """List names for a message, five at most."""
+    listed = ', '.join(map(repr, names[:5]))
+    return listed if len(names) <= 5 else f'{listed} and {len(names) - 5} more'

@@ -1,0 +1,60 @@
+"""Find what a config names: data sets, loaders, types."""
+
+from collections.abc import Callable, Iterator
+
+from mmengine.config import ConfigDict
+
+
+def find_datasets(node: object, setting: str) -> Iterator[tuple[str, ConfigDict]]:
+    """Find the data sets that read files, also inside those that repeat or join data sets.
+
+    Args:
+        node: A part of a config.
+        setting: Dotted name of this part.
+
+    Yields:
+        The dotted name and the config of each data set.
+    """
+    keys = ('ann_file', 'data_prefix', 'data_root')
+    return find_nodes(node, setting, lambda child: not child.keys().isdisjoint(keys))
+
+
+def find_nodes(
+    node: object, setting: str, matches: Callable[[ConfigDict], bool]
+) -> Iterator[tuple[str, ConfigDict]]:
+    """Find the outermost dicts in a part of a config that match.
+
+    Args:
+        node: A part of a config.
+        setting: Dotted name of this part.
+        matches: Tells whether a dict is one of those to find.
+
+    Yields:
+        The dotted name of each dict, and the dict.
+    """
+    if isinstance(node, dict) and matches(node):
+        yield setting, node
+    elif isinstance(node, dict):
+        for name, child in node.items():
+            yield from find_nodes(child, f'{setting}.{name}', matches)
+    elif isinstance(node, (list, tuple)):
+        for i, child in enumerate(node):
+            yield from find_nodes(child, f'{setting}.{i}', matches)
+
+
+def type_name(node: dict | None) -> str:
+    """Return the name, without its scope, of the class that a part of a config builds, or ''.
+
+    Args:
+        node: A part of a config. Its type is a name, with or without a scope (as in
+            ``mmengine.CheckpointHook``), or, in a pure-Python config, a class.
+    """
+    kind = (node or {}).get('type') or ''
+    name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
+    return name.rpartition('.')[-1]
+
+
+def is_local(node: ConfigDict, path: str | None) -> bool:
+    """Tell whether a path of a data set or of a metric is on local disks."""
+    backend = (node.get('backend_args') or {}).get('backend', 'local')
+    return backend == 'local' and bool(path) and '://' not in str(path)
