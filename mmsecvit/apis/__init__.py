@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from .deployment import export
     from .inference import infer
     from .models import get_model, list_models
+    from .settings import ConfigError
     from .testing import test
     from .training import train
     from .verification import verify_images
 
 __all__ = [
+    'ConfigError',
     'add_config_options',
     'add_trust_option',
     'convert_released',
@@ -30,6 +32,7 @@ __all__ = [
 
 # No module has the name of a function: importing the module would hide the function.
 _MODULES = {
+    'ConfigError': 'settings',
     'add_config_options': 'config',
     'add_trust_option': 'config',
     'convert_released': 'conversion',

@@ -6,6 +6,7 @@ from ..checkpoints import CheckpointReader, check_weights
 from ..datasets import check_data
 from .config import load_config, set_visualization
 from .runner import build_runner
+from .settings import check_settings
 
 
 def test(
@@ -38,6 +39,7 @@ def test(
         The metrics by name.
 
     Raises:
+        ConfigError: If settings of the config do not fit each other.
         ValueError: If ``out`` is no pickle file, the annotations lack classes of the config, or an
             image or segmentation map cannot be read.
         CheckpointError: If the checkpoint is damaged, holds code or is not of this model.
@@ -53,11 +55,14 @@ def test(
     cfg.pop('runner_type', None)  # FlexibleRunner's strategies are for training
     if show or show_dir:
         set_visualization(cfg, show, show_dir, wait_time)
+    suspicious = check_settings(cfg, ('test',))
     check_data(cfg, ('test',))
     reader = CheckpointReader(trust)
     reader.read(checkpoint)  # refuse what cannot be read before all work
     with reader.serving_mmengine():
         runner = build_runner(cfg)
+        for message in suspicious:
+            runner.logger.warning(message)
         # mmengine would load what fits and skip the rest.
         check_weights(runner.model, reader.read(checkpoint), checkpoint, config)
         if out is not None:

@@ -19,6 +19,7 @@ from .config import (
     starts_from_scratch,
 )
 from .runner import build_runner
+from .settings import check_settings
 from .summary import summarize
 
 
@@ -55,6 +56,7 @@ def train(
         The runner, after training.
 
     Raises:
+        ConfigError: If settings of the config do not fit each other.
         ValueError: If an option does not fit the config or the machine, the annotations lack
             classes of the config, or an image or segmentation map cannot be read.
         CheckpointError: If ``pretrained`` or ``resume`` is damaged, holds code or does not fit.
@@ -75,6 +77,7 @@ def train(
         set_tensorboard(cfg)
     set_resume(cfg, resume, reader)
     filled_in = fill_in_engine(cfg)
+    suspicious = check_settings(cfg, ('train', 'val'))
     check_data(cfg, ('train', 'val'))
     with reader.serving_mmengine():
         runner = build_runner(cfg)
@@ -85,6 +88,8 @@ def train(
             check_weights(runner.model, reader.read(load_from), load_from, config, part)
         if filled_in:
             runner.logger.info(filled_in)
+        for message in suspicious:
+            runner.logger.warning(message)
         if starts_from_scratch(cfg):
             runner.logger.warning(
                 'The backbone trains from scratch: give it weights with --pretrained PATH, or '
