@@ -56,7 +56,7 @@ def test(
     if show or show_dir:
         set_visualization(cfg, show, show_dir, wait_time)
     suspicious = check_settings(cfg, ('test',))
-    check_data(cfg, ('test',))
+    suspicious += check_data(cfg, ('test',))
     reader = CheckpointReader(trust)
     reader.read(checkpoint)  # refuse what cannot be read before all work
     with reader.serving_mmengine():

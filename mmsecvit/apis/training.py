@@ -78,7 +78,7 @@ def train(
     set_resume(cfg, resume, reader)
     filled_in = fill_in_engine(cfg)
     suspicious = check_settings(cfg, ('train', 'val'))
-    check_data(cfg, ('train', 'val'))
+    suspicious += check_data(cfg, ('train', 'val'))
     with reader.serving_mmengine():
         runner = build_runner(cfg)
         load_from = cfg.get('load_from')

@@ -1,51 +1,83 @@
 """Check the data that a config names before anything is built."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS
 
 from .class_folders import check_class_folders
 from .coco import check_classes
-from .findings import DataError, must_exist
+from .findings import MISSING, DataError, Finding, must_exist, report
 from .nodes import find_datasets, is_local
 
 # A mask head is not among them: masks may have fewer classes than boxes.
 HEADS = ('bbox_head', 'decode_head', 'auxiliary_head')
 
 
-def check_data(cfg: Config, splits: Iterable[str]) -> None:
+def check_data(cfg: Config, splits: Iterable[str]) -> list[str]:
     """Raise an error unless the data of a config exists and fits the config.
-
-    This checks data on local disks: that data roots, folders of images and of segmentation maps,
-    and annotation files of data sets and evaluators exist; that annotation files in COCO's format
-    have all classes of the data set; and that, in a classifier's folders of classes, each has an
-    image. (Other data sets of classifiers may download themselves.)
 
     Args:
         cfg: Config of a whole experiment.
         splits: Which of ``train``, ``val`` and ``test`` to check.
 
+    Returns:
+        Sentences for the log on what is suspicious, or was mended.
+
     Raises:
         FileNotFoundError: If a folder or file does not exist.
-        DataError: If an annotation file has no list of categories or does not have one of the
-            classes, if the folder of a class has no image, or if a head has another number of
-            classes than ``metainfo.classes`` of the data set.
+        DataError: If the data does not fit the config.
+    """
+    return report(find_faults(cfg, splits))
+
+
+def find_faults(cfg: Config, splits: Iterable[str], thorough: bool = False) -> Iterator[Finding]:
+    """Find what is wrong with the data of a config on local disks.
+
+    Data roots, folders, and annotation files of data sets and evaluators must exist; annotation
+    files in COCO's format must have all classes of the data set; in a classifier's folders of
+    classes, each must have an image. (Other data sets of classifiers may download themselves.)
+
+    Args:
+        cfg: Config of a whole experiment.
+        splits: Which of ``train``, ``val`` and ``test`` to check.
+        thorough: Whether to read all files. Otherwise, where that takes more than seconds, only
+            a sample of them is read.
+
+    Yields:
+        A finding for each kind of fault.
     """
     if cfg.get('default_scope') not in ('mmdet', 'mmseg', 'mmpretrain'):
         return
     check = check_class_folders if cfg.default_scope == 'mmpretrain' else _check_dataset
+    checked: list[ConfigDict] = []
     for split in splits:
         loader = cfg.get(f'{split}_dataloader') or {}
         for setting, dataset in find_datasets(loader, f'{split}_dataloader'):
-            check(setting, dataset)
-            _check_heads(cfg.get('model') or {}, 'model', setting, dataset)
+            if dataset in checked:
+                continue
+            checked.append(dataset)
+            yield from _as_findings(check, setting, dataset)
+            yield from _as_findings(_check_heads, cfg.get('model') or {}, 'model', setting, dataset)
         evaluator = cfg.get(f'{split}_evaluator') or {}
         for i, metric in enumerate(evaluator if isinstance(evaluator, list) else [evaluator]):
             index = f'.{i}' if isinstance(evaluator, list) else ''
             if is_local(metric, metric.get('ann_file')):
-                must_exist(f'{split}_evaluator{index}.ann_file', metric.ann_file)
+                yield from _as_findings(
+                    must_exist, f'{split}_evaluator{index}.ann_file', metric.ann_file
+                )
+
+
+def _as_findings(check: Callable, *arguments: Any) -> Iterator[Finding]:
+    """Turn the error of a check that raises one into a finding."""
+    try:
+        check(*arguments)
+    except FileNotFoundError as error:
+        yield Finding(MISSING, '', str(error))
+    except DataError as error:
+        yield Finding('refused', '', str(error))
 
 
 def _check_dataset(setting: str, dataset: ConfigDict) -> None:
@@ -56,7 +88,13 @@ def _check_dataset(setting: str, dataset: ConfigDict) -> None:
         must_exist(f'{setting}.data_root', root)
     prefixes = dataset.get('data_prefix') or {}
     for name, prefix in prefixes.items() if isinstance(prefixes, dict) else ():
-        must_exist(f'{setting}.data_prefix.{name}', Path(root, prefix))
+        if isinstance(prefix, str):
+            must_exist(f'{setting}.data_prefix.{name}', Path(root, prefix))
+        elif root:  # without a root, mmseg reads None as: there are no label images
+            raise DataError(
+                f'{setting}.data_prefix.{name} must be a path, got {prefix}: if there are no such '
+                'files, leave it out, with data_prefix=dict(_delete_=True, ...)'
+            )
     if not dataset.get('ann_file'):
         return
     ann_file = Path(root, dataset.ann_file)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+MISSING = 'missing'  # the kind of a file or folder that does not exist
+
 
 class DataError(ValueError):
     """The data of a config does not fit it, or cannot be read."""
@@ -41,17 +43,18 @@ def report(findings: Iterable[Finding]) -> list[str]:
         The messages for the log, each once.
 
     Raises:
-        DataError: If one of the findings is an error. Its message is the first one's; if there are
-            more, it says how many.
+        FileNotFoundError: If the first error is that a file or folder does not exist.
+        DataError: If there is another error. The message is the first one's; if there are more, it
+            says how many.
     """
-    errors: list[str] = []
-    messages: list[str] = []
-    for message, finding in {finding.message: finding for finding in findings}.items():
-        (errors if finding.level == 'error' else messages).append(message)
+    each = {finding.message: finding for finding in findings}.values()
+    errors = [finding for finding in each if finding.level == 'error']
+    if errors and errors[0].kind == MISSING:
+        raise FileNotFoundError(errors[0].message)
     if errors:
         more = f' ({len(errors) - 1} more: tools/analysis/verify_dataset.py lists them)'
-        raise DataError(errors[0] + (more if len(errors) > 1 else ''))
-    return messages
+        raise DataError(errors[0].message + (more if len(errors) > 1 else ''))
+    return [finding.message for finding in each]
 
 
 def must_exist(setting: str, path: str | Path) -> None:
