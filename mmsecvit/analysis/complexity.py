@@ -15,6 +15,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from ..apis.config import load_config
+from ..errors import InputError
 from ..layers import SECA
 from ..ops import cluster_bounds
 
@@ -79,15 +80,15 @@ def count_complexity(
     cfg = load_config(config, cfg_options=cfg_options)
     scope = cfg.get('default_scope')
     if 'model' not in cfg:
-        raise ValueError(f'config must have a model, but {config} has none')
+        raise InputError(f'config must have a model, but {config} has none')
     if shape is None and scope not in PAPER_SHAPES:
-        raise ValueError(
+        raise InputError(
             f'shape must be given unless default_scope is one of {", ".join(PAPER_SHAPES)}, '
             f'got a config of {scope}'
         )
     shape = shape or PAPER_SHAPES[scope]
     if len(shape) != 2 or min(shape) < 32:
-        raise ValueError(f'shape must be a height and a width of at least 32, got {tuple(shape)}')
+        raise InputError(f'shape must be a height and a width of at least 32, got {tuple(shape)}')
 
     with DefaultScope.overwrite_default_scope(scope):
         model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()

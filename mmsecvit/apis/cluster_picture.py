@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from ..checkpoints import CheckpointReader
+from ..errors import InputError
 from ..visualization import draw_clusters, image_normalization, record_ranks
 from .config import load_config, set_pretrained
 
@@ -66,7 +67,7 @@ def visualize_clusters(
         raise FileNotFoundError(f'image {image} does not exist')
     pixels = mmcv.imread(image)
     if pixels is None:
-        raise ValueError(f'image {image} cannot be read')
+        raise InputError(f'image {image} cannot be read')
     cfg = load_config(config) if config else Config(DEFAULT_CONFIG)
     reader = CheckpointReader(trust)
     if checkpoint:

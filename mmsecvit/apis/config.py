@@ -12,6 +12,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 from ..checkpoints import CheckpointError, CheckpointReader
 from ..datasets import type_name
 from ..engine.hooks import find_last_checkpoint, list_regular_checkpoints
+from ..errors import InputError
 
 
 def add_config_options(parser: ArgumentParser, example: str) -> None:
@@ -73,7 +74,7 @@ def load_config(
 def set_pretrained(cfg: Config, path: str, reader: CheckpointReader) -> None:
     """Let the backbone start from the weights in ``path``, a file or an http(s) address."""
     if 'backbone' not in cfg.model:
-        raise ValueError(f'pretrained needs a model with a backbone, got a {cfg.model.type}')
+        raise InputError(f'pretrained needs a model with a backbone, got a {cfg.model.type}')
     try:
         reader.read(path)  # refuse what cannot be read before all work
     except FileNotFoundError:
@@ -99,10 +100,10 @@ def starts_from_scratch(cfg: Config) -> bool:
 def set_amp(cfg: Config) -> None:
     """Train with automatic mixed precision and a dynamic loss scale."""
     if not cfg.get('optim_wrapper'):
-        raise ValueError('amp needs an optim_wrapper in the config')
+        raise InputError('amp needs an optim_wrapper in the config')
     kind = type_name(cfg.optim_wrapper) or 'OptimWrapper'
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise ValueError(f'amp replaces an OptimWrapper, got a config with {kind}')
+        raise InputError(f'amp replaces an OptimWrapper, got a config with {kind}')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.loss_scale = 'dynamic'
 
@@ -110,16 +111,16 @@ def set_amp(cfg: Config) -> None:
 def set_auto_scale_lr(cfg: Config) -> None:
     """Scale the learning rate with the run's actual batch size."""
     if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-        raise ValueError('auto_scale_lr needs auto_scale_lr.base_batch_size in the config')
+        raise InputError('auto_scale_lr needs auto_scale_lr.base_batch_size in the config')
     cfg.auto_scale_lr.enable = True
 
 
 def set_tensorboard(cfg: Config) -> None:
     """Add TensorBoard to the visualizer's backends, which the log writes to."""
     if find_spec('tensorboard') is None:
-        raise ValueError('tensorboard needs the package of that name: pip install tensorboard')
+        raise InputError('tensorboard needs the package of that name: pip install tensorboard')
     if 'visualizer' not in cfg:
-        raise ValueError('tensorboard needs a visualizer in the config')
+        raise InputError('tensorboard needs a visualizer in the config')
     backends = cfg.visualizer.get('vis_backends') or [dict(type='LocalVisBackend')]
     cfg.visualizer.vis_backends = [*backends, dict(type='TensorboardVisBackend')]
 
@@ -204,7 +205,7 @@ def fill_in_engine(cfg: Config) -> str:
     settings |= {f'custom_hooks.{i}': hook for i, hook in enumerate(cfg.get('custom_hooks') or ())}
     for setting, hook in settings.items():
         if isinstance(hook, dict) and not type_name(hook) and setting not in changes:
-            raise ValueError(f'{setting} must have a type, got {hook}')
+            raise InputError(f'{setting} must have a type, got {hook}')
     named = {type_name(hook) for hook in settings.values()}
     if 'interruption' not in hooks and not named & {'InterruptionHook', 'StepSeedHook'}:
         changes['default_hooks.interruption.type'] = 'InterruptionHook'
@@ -253,7 +254,7 @@ def set_visualization(cfg: Config, show: bool, show_dir: str | None, wait_time: 
     """
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
-        raise ValueError('show and show_dir need default_hooks.visualization in the config')
+        raise InputError('show and show_dir need default_hooks.visualization in the config')
     hook.update(show=show, wait_time=wait_time)
     folder = str(Path(show_dir).absolute()) if show_dir else None
     # The toolboxes' hooks differ in the switch, in the default interval, and in where the folder is
@@ -275,7 +276,7 @@ def check_operators(cfg: Config) -> None:
     from mmcv.ops import get_compiling_cuda_version
 
     if get_compiling_cuda_version() == 'not available':
-        raise ValueError(
+        raise InputError(
             "mmcv's operators were compiled without CUDA: compile mmcv on a machine with a GPU and "
             'nvcc, or set CUDA_VISIBLE_DEVICES=-1 to run on the CPU'
         )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..backbones import SecViT
 from ..backbones.secvit import recognize
 from ..checkpoints import check_fit, from_released, is_released, read_state_dict, to_released
+from ..errors import InputError
 from ..necks import SecViTNeck
 from ..version import __version__
 
@@ -42,7 +43,7 @@ def convert_released(src: str | Path, dst: str | Path, trust: bool = False) -> d
     try:
         arch = _recognize_released(released, weights)
     except ValueError as error:
-        raise ValueError(f"checkpoint {src} is not of the authors' SecViT: {error}") from None
+        raise InputError(f"checkpoint {src} is not of the authors' SecViT: {error}") from None
     meta = dict(
         arch=arch,
         variant='released',
@@ -61,7 +62,7 @@ def _recognize_released(released: dict[str, Tensor], weights: dict[str, Tensor])
     recognized = recognize(_part(weights, 'backbone.'))
     if not is_released(released) or not recognized:
         first = ', '.join(f'{key} {tuple(released[key].shape)}' for key in [*released][:3])
-        raise ValueError(f'its weights begin with {first}')
+        raise InputError(f'its weights begin with {first}')
     arch = recognized['arch']
     if isinstance(arch, dict):
         # Each angle turns two channels of a head.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import CheckpointReader, check_weights, extract_state_dict
 from ..compat import stable_sort_in_onnx
+from ..errors import InputError
 from ..layers import SECA
 from .config import load_config, set_pretrained
 
@@ -91,14 +92,14 @@ def export(
     """
     out = Path(out)
     if format not in SUFFIXES:
-        raise ValueError(f'format must be one of {", ".join(SUFFIXES)}, got {format!r}')
+        raise InputError(f'format must be one of {", ".join(SUFFIXES)}, got {format!r}')
     if out.suffix != SUFFIXES[format]:
-        raise ValueError(f'out must end with {SUFFIXES[format]} for {format}, got {out}')
+        raise InputError(f'out must end with {SUFFIXES[format]} for {format}, got {out}')
     if out.exists():
         raise FileExistsError(f'out must be a new file, but {out} exists')
     missing = [name for name in ('onnx', 'onnxscript', 'onnxruntime') if find_spec(name) is None]
     if format == 'onnx' and missing:
-        raise ValueError(f'format onnx needs more packages: pip install {" ".join(missing)}')
+        raise InputError(f'format onnx needs more packages: pip install {" ".join(missing)}')
     network = load_network(config, checkpoint, trust)
     if dynamic:
         _check_divisible(getattr(network, 'backbone', network))
@@ -151,7 +152,7 @@ def _check_divisible(backbone: BaseModule) -> None:
         tokens = (8 >> i) ** 2
         for attn in stage.modules():
             if isinstance(attn, SECA) and tokens % attn.num_clusters:
-                raise ValueError(
+                raise InputError(
                     f'dynamic needs a num_clusters that divides the {tokens} tokens of 32x32 '
                     f'pixels in stage {i + 1}, got {attn.num_clusters}'
                 )

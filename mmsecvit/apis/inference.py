@@ -14,6 +14,7 @@ from torch import nn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..checkpoints import CheckpointReader, check_weights
+from ..errors import InputError
 from .config import check_operators, load_config
 
 # Takes the path of an image. Returns a picture of the prediction, (H, W, 3) uint8 RGB, and the
@@ -63,7 +64,7 @@ def infer(
         raise FileExistsError(f'out_dir must be a new or empty folder, but {out_dir} holds files')
     cfg = load_config(config)
     if cfg.get('default_scope') not in _INFERENCERS:
-        raise ValueError(
+        raise InputError(
             f'config must have one of {", ".join(_INFERENCERS)} as its default_scope, '
             f'got {cfg.get("default_scope")}'
         )
@@ -109,7 +110,7 @@ def find_images(images: Sequence[str | Path]) -> list[Path]:
             raise FileNotFoundError(f'images must be files, folders or patterns; {given} has none')
         for path in sorted(found):
             if paths.setdefault(path.stem, path) != path:
-                raise ValueError(
+                raise InputError(
                     f'images must have different names, got {paths[path.stem]} and {path}'
                 )
     return list(paths.values())

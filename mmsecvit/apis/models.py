@@ -17,6 +17,7 @@ from ..checkpoints import (
     from_released,
     is_released,
 )
+from ..errors import InputError
 
 PACKAGE = Path(__file__).parents[1]
 # Of an installed package, and of a source tree that is only on Python's path.
@@ -58,7 +59,7 @@ def list_models(
         ValueError: If ``exclude_patterns`` is one pattern instead of several.
     """
     if isinstance(exclude_patterns, str):
-        raise ValueError(f'exclude_patterns must be a list of patterns, got {exclude_patterns!r}')
+        raise InputError(f'exclude_patterns must be a list of patterns, got {exclude_patterns!r}')
     all_names = _list_configs()
     names = set(match(all_names, f'{pattern or ""}*'))
     for excluded in exclude_patterns or ():
@@ -110,9 +111,9 @@ def get_model(
     """
     configs = _list_configs()
     if name not in configs:
-        raise ValueError(f'name must be one of {", ".join(sorted(configs))}, got {name!r}')
+        raise InputError(f'name must be one of {", ".join(sorted(configs))}, got {name!r}')
     if pretrained is True:
-        raise ValueError(
+        raise InputError(
             'pretrained must be a checkpoint or False, got True: no weights are hosted'
         )
     reader = CheckpointReader(trust)
@@ -130,7 +131,7 @@ def get_model(
         weights = extract_state_dict(checkpoint, pretrained)
         missing, unused = _load(model, weights, changed)
     except ValueError as error:
-        raise ValueError(f'checkpoint {pretrained} is not of {name}: {error}') from None
+        raise InputError(f'checkpoint {pretrained} is not of {name}: {error}') from None
     print_log(
         f'Loaded {name} from {pretrained}; not in the file: {", ".join(missing) or "nothing"}; '
         f'not used of it: {", ".join(unused) or "nothing"}',

@@ -16,6 +16,7 @@ from ..compat import (
     wrapper_for_cpus,
 )
 from ..datasets import set_image_backend
+from ..errors import InputError
 from .config import add_imports, check_operators, without_sync_batch_norm
 
 
@@ -40,7 +41,7 @@ def build_runner(cfg: Config) -> Runner:
     if on_cpu and cfg.launcher == 'pytorch':
         join_gloo()
     elif on_cpu and cfg.launcher != 'none':
-        raise ValueError(
+        raise InputError(
             f"launcher {cfg.launcher!r} needs accelerators; on CPUs use 'pytorch', as "
             'tools/dist_train.sh does'
         )

@@ -4,8 +4,10 @@ from collections.abc import Iterable
 
 from mmengine.config import Config
 
+from ..errors import InputError
 
-class ConfigError(ValueError):
+
+class ConfigError(InputError):
     """The settings of a config do not fit each other, or cannot work."""
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ..checkpoints import CheckpointReader, check_weights
 from ..datasets import check_data
+from ..errors import InputError
 from .config import load_config, set_visualization
 from .runner import build_runner
 from .settings import check_settings
@@ -47,7 +48,7 @@ def test(
         FileExistsError: If ``out`` exists.
     """
     if out is not None and Path(out).suffix not in ('.pkl', '.pickle'):
-        raise ValueError(f'out must end with .pkl or .pickle, got {out}')
+        raise InputError(f'out must end with .pkl or .pickle, got {out}')
     if out is not None and Path(out).exists():
         raise FileExistsError(f'out must be a new file, but {out} exists')
     cfg = load_config(config, work_dir, launcher, cfg_options)

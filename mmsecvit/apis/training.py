@@ -8,6 +8,7 @@ from torch import nn
 
 from ..checkpoints import CheckpointReader, check_weights
 from ..datasets import check_data
+from ..errors import InputError
 from .config import (
     fill_in_engine,
     load_config,
@@ -69,7 +70,7 @@ def train(
         set_pretrained(cfg, pretrained, reader)
     if amp:
         if get_device() == 'cpu':
-            raise ValueError('amp needs an accelerator, and none was found')
+            raise InputError('amp needs an accelerator, and none was found')
         set_amp(cfg)
     if auto_scale_lr:
         set_auto_scale_lr(cfg)

@@ -8,6 +8,7 @@ from mmengine.utils import track_iter_progress
 
 from ..datasets import check_data, find_damaged_images, find_datasets
 from ..datasets.nodes import is_local
+from ..errors import InputError
 from .config import load_config
 
 FILES = ('img_path', 'seg_map_path')  # the toolboxes' names for the files of a sample
@@ -39,7 +40,7 @@ def verify_images(
         loader = cfg[f'{split}_dataloader']
         for setting, node in find_datasets(loader, f'{split}_dataloader'):
             if not is_local(node, node.get('data_root') or '.'):
-                raise ValueError(f'{setting} must be on local disks, but is in a remote store')
+                raise InputError(f'{setting} must be on local disks, but is in a remote store')
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
             dataset = DATASETS.build(loader.dataset)
         for i in range(len(dataset)):

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from ..checkpoints import load_backbone_weights
+from ..errors import InputError
 
 
 class PyramidBackbone(BaseModule):
@@ -51,11 +52,11 @@ class PyramidBackbone(BaseModule):
         super().__init__(init_cfg or dict(type='TruncNormal', layer='Linear', std=0.02))
         stages = list(out_indices) if isinstance(out_indices, Sequence) else []
         if not stages or stages != sorted({0, 1, 2, 3} & set(stages)):
-            raise ValueError(f'out_indices must be rising stages among 0 to 3, got {out_indices}')
+            raise InputError(f'out_indices must be rising stages among 0 to 3, got {out_indices}')
         if frozen_stages not in range(-1, 5):
-            raise ValueError(f'frozen_stages must be from -1 to 4, got {frozen_stages}')
+            raise InputError(f'frozen_stages must be from -1 to 4, got {frozen_stages}')
         if not isinstance(in_channels, int) or in_channels < 1:
-            raise ValueError(f'in_channels must be an integer of at least 1, got {in_channels!r}')
+            raise InputError(f'in_channels must be an integer of at least 1, got {in_channels!r}')
         self.out_indices = tuple(out_indices)
         self.num_stages = max(out_indices) + 1
         self.depths = list(depths[: self.num_stages])
@@ -102,7 +103,7 @@ class PyramidBackbone(BaseModule):
         pretrained = [cfg for cfg in init_cfgs if cfg['type'] in ('Pretrained', PretrainedInit)]
         if pretrained:
             if not pretrained[0].get('checkpoint'):
-                raise ValueError(f'init_cfg must name a checkpoint, got {pretrained[0]}')
+                raise InputError(f'init_cfg must name a checkpoint, got {pretrained[0]}')
             load_backbone_weights(
                 self, pretrained[0]['checkpoint'], self.optional_weights(), self.advise
             )
@@ -130,7 +131,7 @@ class PyramidBackbone(BaseModule):
             or min(x.shape[2:]) < 32
             or not x.is_floating_point()
         ):
-            raise ValueError(
+            raise InputError(
                 f'x must be floating images of the shape (B, {channels}, H, W) with H and W at '
                 f'least 32, got {x.dtype} of the shape {tuple(x.shape)}'
             )
@@ -232,7 +233,7 @@ def find_arch(arch: str | int, architectures: dict[str, dict], alternative: str 
     name = short_names.get(name, name)
     if name not in architectures:
         names = dict.fromkeys([*architectures, *short_names])
-        raise ValueError(f'arch must be one of {", ".join(names)}{alternative}, got {arch!r}')
+        raise InputError(f'arch must be one of {", ".join(names)}{alternative}, got {arch!r}')
     return architectures[name]
 
 
@@ -243,7 +244,7 @@ def check_counts(name: str, counts: Sequence[int]) -> None:
         or len(counts) != 4
         or not all(isinstance(count, Integral) and count >= 1 for count in counts)
     ):
-        raise ValueError(f'{name} must be four integers of at least 1, got {counts!r}')
+        raise InputError(f'{name} must be four integers of at least 1, got {counts!r}')
 
 
 def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
@@ -253,6 +254,6 @@ def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
         ValueError: If ``rate`` is not in [0, 1).
     """
     if not isinstance(rate, Real) or not 0 <= rate < 1:
-        raise ValueError(f'drop_path_rate must be in [0, 1), got {rate!r}')
+        raise InputError(f'drop_path_rate must be in [0, 1), got {rate!r}')
     rates = iter(np.linspace(0, rate, sum(depths)).tolist())
     return [[next(rates) for _ in range(depth)] for depth in depths]

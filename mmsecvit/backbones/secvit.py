@@ -11,6 +11,7 @@ from mmengine.model import BaseModule, ModuleList
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..layers import (
     FFN,
     SECA,
@@ -197,7 +198,7 @@ class SecViT(PyramidBackbone):
             dims, depths, out_indices, frozen_stages, norm_eval, with_cp, in_channels, init_cfg
         )
         if variant not in [*VARIANTS]:
-            raise ValueError(f'variant must be one of {", ".join(VARIANTS)}, got {variant!r}')
+            raise InputError(f'variant must be one of {", ".join(VARIANTS)}, got {variant!r}')
         features = VARIANTS[variant]
         check_counts('num_clusters', num_clusters)
         check_ablations(attention, stem)
@@ -209,7 +210,7 @@ class SecViT(PyramidBackbone):
         self.variant = variant
         head_dims = [c // heads for c, heads in zip(dims, num_heads, strict=True)]
         if features['rotary'] and any(d % 4 for d in head_dims):
-            raise ValueError(
+            raise InputError(
                 "arch must have head dimensions that are multiples of 4 for variant 'released', "
                 f'got {head_dims}'
             )
@@ -312,7 +313,7 @@ def _parse_arch(arch: str | dict) -> dict:
         return {**ARCH_DEFAULTS, **find_arch(arch, ARCHITECTURES, ' or a dict')}
     essential = {'embed_dims', 'depths', 'num_heads'}
     if not essential <= set(arch) <= essential | set(ARCH_DEFAULTS):
-        raise ValueError(
+        raise InputError(
             f'arch must have the keys {", ".join(sorted(essential))} and may have '
             f'{", ".join(ARCH_DEFAULTS)}, got {", ".join(arch)}'
         )
@@ -320,12 +321,12 @@ def _parse_arch(arch: str | dict) -> dict:
     for key in sorted(essential):
         check_counts(f"arch['{key}']", arch[key])
     if any(c % heads for c, heads in zip(arch['embed_dims'], arch['num_heads'], strict=True)):
-        raise ValueError(
+        raise InputError(
             "arch['embed_dims'] must be multiples of arch['num_heads'], "
             f'got {arch["embed_dims"]} and {arch["num_heads"]}'
         )
     if not isinstance(arch['layer_scale'], Sequence) or len(arch['layer_scale']) != 4:
-        raise ValueError(f"arch['layer_scale'] must have four entries, got {arch['layer_scale']!r}")
+        raise InputError(f"arch['layer_scale'] must have four entries, got {arch['layer_scale']!r}")
     if not isinstance(arch['ffn_ratio'], Real) or arch['ffn_ratio'] <= 0:
-        raise ValueError(f"arch['ffn_ratio'] must be a positive number, got {arch['ffn_ratio']!r}")
+        raise InputError(f"arch['ffn_ratio'] must be a positive number, got {arch['ffn_ratio']!r}")
     return arch

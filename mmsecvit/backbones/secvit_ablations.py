@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from ..errors import InputError
 from ..layers import CrossShapedAttention, KMeansAttention, WindowAttention
 
 ATTENTIONS = ('sec', 'window', 'cswin', 'kmeans')
@@ -15,9 +16,9 @@ STRIPES = (1, 2, 7, 7)
 def check_ablations(attention: str, stem: str) -> None:
     """Raise a ValueError unless both arguments of SecViT are known."""
     if attention not in ATTENTIONS:
-        raise ValueError(f'attention must be one of {", ".join(ATTENTIONS)}, got {attention!r}')
+        raise InputError(f'attention must be one of {", ".join(ATTENTIONS)}, got {attention!r}')
     if stem not in STEMS:
-        raise ValueError(f'stem must be conv or patch, got {stem!r}')
+        raise InputError(f'stem must be conv or patch, got {stem!r}')
 
 
 def other_attention(

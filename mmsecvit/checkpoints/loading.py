@@ -13,12 +13,13 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from ..compat import trusting_mmengine
+from ..errors import InputError
 from .released import from_released, is_released
 
 URL_SCHEMES = ('http://', 'https://')
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A checkpoint cannot be read, holds code, or does not belong to the model."""
 
 

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..errors import InputError
+
 MISSING = 'missing'  # the kind of a file or folder that does not exist
 
 
-class DataError(ValueError):
+class DataError(InputError):
     """The data of a config does not fit it, or cannot be read."""
 
 

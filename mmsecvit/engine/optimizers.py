@@ -6,6 +6,8 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
+from ..errors import InputError
+
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
@@ -37,7 +39,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     ) -> None:
         """Add the parameters of ``module`` to the groups ``params``, one group for each."""
         if self.base_lr is None:
-            raise ValueError(
+            raise InputError(
                 'LayerDecayOptimWrapperConstructor needs optim_wrapper.optimizer.lr in the config, '
                 f'got {self.optimizer_cfg}'
             )
@@ -46,7 +48,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             return
         backbone: Any = getattr(module, 'backbone', None)
         if not hasattr(backbone, 'get_layer_depth'):
-            raise ValueError(
+            raise InputError(
                 'LayerDecayOptimWrapperConstructor needs a backbone with get_layer_depth, got '
                 f'{type(backbone).__name__}'
             )

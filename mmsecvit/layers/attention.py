@@ -4,6 +4,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..ops import kmeans_order, sec_attention, semantic_order, window_attention
 from ..ops.attention import check_backend, check_num_clusters, choose_backend
 from ..ops.fused import seca
@@ -27,7 +28,7 @@ class GroupedAttention(nn.Module):
     def __init__(self, embed_dims: int, num_heads: int, lce: bool = True) -> None:
         super().__init__()
         if embed_dims % num_heads:
-            raise ValueError(
+            raise InputError(
                 f'embed_dims must be a multiple of num_heads, got {embed_dims} and {num_heads}'
             )
         self.num_heads = num_heads
@@ -207,7 +208,7 @@ class CrossShapedAttention(GroupedAttention):
     def __init__(self, embed_dims: int, num_heads: int, stripe: int, lce: bool = True) -> None:
         super().__init__(embed_dims, num_heads, lce)
         if num_heads % 2:
-            raise ValueError(f'num_heads must be even for cross-shaped windows, got {num_heads}')
+            raise InputError(f'num_heads must be even for cross-shaped windows, got {num_heads}')
         self.stripe = stripe
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import InputError
 from .backends import reference, sdpa, triton
 from .clustering import Partition, semantic_order
 
@@ -26,13 +27,13 @@ def check_backend(backend: str) -> None:
     """Raise a ValueError unless ``backend`` is ``auto`` or the name of a backend."""
     names = ['auto', *_BACKENDS]
     if backend not in names:
-        raise ValueError(f'backend must be one of {", ".join(names)}, got {backend!r}')
+        raise InputError(f'backend must be one of {", ".join(names)}, got {backend!r}')
 
 
 def check_num_clusters(num_clusters: int) -> None:
     """Raise a ValueError unless ``num_clusters`` is an integer of at least 1."""
     if not isinstance(num_clusters, Integral) or num_clusters < 1:
-        raise ValueError(f'num_clusters must be an integer of at least 1, got {num_clusters!r}')
+        raise InputError(f'num_clusters must be an integer of at least 1, got {num_clusters!r}')
 
 
 def choose_backend(backend: str, x: Tensor) -> str:
@@ -59,7 +60,7 @@ def choose_backend(backend: str, x: Tensor) -> str:
             _logger.debug("backend 'auto' takes sdpa, because triton %s", reason)
         return 'sdpa'
     if backend == 'triton' and (reason := triton.unsupported_reason(x)):
-        raise ValueError(
+        raise InputError(
             f"backend 'triton' {reason}, got {x.dtype} on {x.device} of the shape {tuple(x.shape)}"
         )
     return backend
@@ -112,17 +113,17 @@ def sec_attention(
         torch.Size([2, 4, 100, 32])
     """
     if q.dim() != 4 or 0 in q.shape[1:] or not q.is_floating_point():
-        raise ValueError(
+        raise InputError(
             'q must be floating, of the shape (B, heads, L, d) with at least one head, '
             f'token and channel, got {q.dtype} of the shape {tuple(q.shape)}'
         )
     for name, x in (('k', k), ('v', v)):
         if x.shape != q.shape:
-            raise ValueError(
+            raise InputError(
                 f'{name} must have the shape of q, {tuple(q.shape)}, got {tuple(x.shape)}'
             )
         if (x.dtype, x.device) != (q.dtype, q.device):
-            raise ValueError(
+            raise InputError(
                 f'{name} must have the dtype and device of q, {q.dtype} on {q.device}, '
                 f'got {x.dtype} on {x.device}'
             )
@@ -131,7 +132,7 @@ def sec_attention(
     if order is not None and (
         (order.shape, order.dtype, order.device) != (q.shape[:3], torch.int64, q.device)
     ):
-        raise ValueError(
+        raise InputError(
             f'order must be int64 of the shape (B, heads, L), {tuple(q.shape[:3])}, on {q.device}, '
             f'got {order.dtype} of the shape {tuple(order.shape)} on {order.device}'
         )

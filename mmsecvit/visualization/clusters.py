@@ -13,6 +13,7 @@ from mmengine.model import BaseModule
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..errors import InputError
 from ..layers import SECA
 from ..ops import cluster_bounds
 from ..ops.clustering import invert_order
@@ -106,7 +107,7 @@ def cluster_maps(ranks: TokenRanks, heads: str | int = 'mean') -> Tensor:
     elif heads in range(len(every)):
         chosen = every[[heads]]
     else:
-        raise ValueError(f"heads must be 'all', 'mean' or from 0 to {len(every) - 1}, got {heads}")
+        raise InputError(f"heads must be 'all', 'mean' or from 0 to {len(every) - 1}, got {heads}")
     bounds = cluster_bounds(every[0].numel(), ranks.num_clusters)
     inner = torch.tensor(bounds[1:-1], device=chosen.device, dtype=chosen.dtype)
     return torch.bucketize(chosen.contiguous(), inner, right=True)
@@ -186,12 +187,12 @@ def draw_clusters(
 
 def _find_attention(backbone: BaseModule, stage: int, block: int) -> SECA:
     if stage not in range(1, len(backbone.stages) + 1):
-        raise ValueError(f'stages must be from 1 to {len(backbone.stages)}, got {stage}')
+        raise InputError(f'stages must be from 1 to {len(backbone.stages)}, got {stage}')
     attentions = [m for m in backbone.stages[stage - 1].modules() if isinstance(m, SECA)]
     if not attentions:
-        raise ValueError(f'stages must be stages with clusters, got {stage}, which has none')
+        raise InputError(f'stages must be stages with clusters, got {stage}, which has none')
     if block not in range(-len(attentions), len(attentions)):
-        raise ValueError(f'block must be below {len(attentions)} in stage {stage}, got {block}')
+        raise InputError(f'block must be below {len(attentions)} in stage {stage}, got {block}')
     return attentions[block]
 
 

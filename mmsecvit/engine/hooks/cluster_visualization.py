@@ -11,6 +11,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from ...errors import InputError
+
 
 @HOOKS.register_module()
 class ClusterVisualizationHook(Hook):
@@ -41,9 +43,9 @@ class ClusterVisualizationHook(Hook):
         heads: str | int = 'mean',
     ) -> None:
         if not isinstance(interval, int) or interval < 1:
-            raise ValueError(f'interval must be an integer of at least 1, got {interval!r}')
+            raise InputError(f'interval must be an integer of at least 1, got {interval!r}')
         if heads not in ('all', 'mean') and not (isinstance(heads, int) and heads >= 0):
-            raise ValueError(f"heads must be 'all', 'mean' or a head's number, got {heads!r}")
+            raise InputError(f"heads must be 'all', 'mean' or a head's number, got {heads!r}")
         self.interval = interval
         self.stages = stages
         self.block = block
