@@ -2,7 +2,7 @@
 # two CPU cores: this is why numbers differ from COCO's.
 _base_ = [
     './_base_/models/mask_rcnn_secvit.py',
-    'mmdet::_base_/datasets/coco_instance.py',
+    './_base_/datasets/coco_instance.py',
     './_base_/runtimes/mmdet.py',
 ]
 classes = tuple('0123456789')

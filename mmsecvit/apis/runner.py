@@ -15,7 +15,7 @@ from ..compat import (
     without_empty_hooks,
     wrapper_for_cpus,
 )
-from ..datasets import set_image_backend
+from ..datasets import set_coco_types, set_image_backend
 from ..errors import InputError
 from .config import add_imports, check_operators, without_sync_batch_norm
 
@@ -25,7 +25,8 @@ def build_runner(cfg: Config) -> Runner:
 
     Without an accelerator, processes communicate over gloo, and batch norms are not synchronized.
     Neither changes the config, which the run writes into its work directory. Image loaders without
-    a file backend get the one that names a broken file; that does change the config.
+    a file backend get the one that names a broken file, and mmdet's data set and metric for COCO's
+    files become those that check them; both do change the config.
 
     Args:
         cfg: The config, with ``work_dir`` and ``launcher``.
@@ -63,9 +64,14 @@ def build_runner(cfg: Config) -> Runner:
             return super().wrap_model(model_wrapper_cfg, model)
 
     settings = ', '.join(set_image_backend(cfg))
-    if settings:
+    types = ', '.join(set_coco_types(cfg))
+    if settings or types:
         add_imports(cfg, ['mmsecvit'])
     runner = AdaptedRunner.from_cfg(cfg)
     if settings:
         runner.logger.info(f"dict(backend='checked_image') is filled in as {settings}.")
+    if types:
+        runner.logger.info(
+            f"mmdet's classes are replaced by those that check COCO's files: {types}."
+        )
     return runner

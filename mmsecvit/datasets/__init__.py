@@ -1,6 +1,7 @@
 """Checks of users' data, and a file backend that names a broken image."""
 
 from .checks import check_data
+from .coco import set_coco_types
 from .file_backend import (
     CheckedImageBackend,
     DamagedImageError,
@@ -21,6 +22,7 @@ __all__ = [
     'find_damaged_images',
     'find_datasets',
     'report',
+    'set_coco_types',
     'set_image_backend',
     'type_name',
 ]

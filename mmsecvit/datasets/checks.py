@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import DATASETS
 
 from .class_folders import check_class_folders
-from .coco import check_classes
+from .coco import find_coco_faults, find_evaluator_faults
 from .findings import MISSING, DataError, Finding, must_exist, report
 from .nodes import find_datasets, is_local
 
@@ -60,6 +59,8 @@ def find_faults(cfg: Config, splits: Iterable[str], thorough: bool = False) -> I
                 continue
             checked.append(dataset)
             yield from _as_findings(check, setting, dataset)
+            if cfg.default_scope == 'mmdet' and is_local(dataset, dataset.get('data_root') or '.'):
+                yield from find_coco_faults(setting, dataset, thorough)
             yield from _as_findings(_check_heads, cfg.get('model') or {}, 'model', setting, dataset)
         evaluator = cfg.get(f'{split}_evaluator') or {}
         for i, metric in enumerate(evaluator if isinstance(evaluator, list) else [evaluator]):
@@ -68,6 +69,8 @@ def find_faults(cfg: Config, splits: Iterable[str], thorough: bool = False) -> I
                 yield from _as_findings(
                     must_exist, f'{split}_evaluator{index}.ann_file', metric.ann_file
                 )
+        if cfg.default_scope == 'mmdet':
+            yield from find_evaluator_faults(cfg, split, thorough)
 
 
 def _as_findings(check: Callable, *arguments: Any) -> Iterator[Finding]:
@@ -97,12 +100,7 @@ def _check_dataset(setting: str, dataset: ConfigDict) -> None:
             )
     if not dataset.get('ann_file'):
         return
-    ann_file = Path(root, dataset.ann_file)
-    must_exist(f'{setting}.ann_file', ann_file)
-    if dataset.type in ('CocoDataset', 'mmdet.CocoDataset'):
-        with DATASETS.switch_scope_and_registry('mmdet') as registry:
-            cls = registry.get(dataset.type)
-        check_classes(setting, ann_file, cls._load_metainfo(dataset.get('metainfo'))['classes'])
+    must_exist(f'{setting}.ann_file', Path(root, dataset.ann_file))
 
 
 def _check_heads(node: object, name: str, setting: str, dataset: ConfigDict) -> None:

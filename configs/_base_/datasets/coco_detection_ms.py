@@ -1,4 +1,4 @@
-_base_ = 'mmdet::_base_/datasets/coco_detection.py'
+_base_ = './coco_detection.py'
 # Multi-scale training: the shorter side is drawn from 480 to 800 pixels (Appendix B).
 train_pipeline = [
     dict(type='LoadImageFromFile', backend_args=dict(backend='checked_image')),

@@ -1,0 +1,175 @@
+"""Find faults of annotation files in COCO's format that a config names."""
+
+import inspect
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import METRICS
+
+from ..findings import DataError, Finding, list_some
+from ..nodes import find_datasets, find_nodes, type_name
+from .content import mend_coco
+from .files import read_class_names, read_coco
+from .types import classes_of, coco_class, find_class, keeps_order
+
+
+def find_coco_faults(
+    setting: str, dataset: ConfigDict, thorough: bool = False
+) -> Iterator[Finding]:
+    """Find what is wrong in the annotation file of a data set.
+
+    Args:
+        setting: Dotted name of the data set in the config.
+        dataset: Config of the data set. Nothing is found if it does not read COCO's format.
+        thorough: Whether to read the whole file. Otherwise only its categories are read, since the
+            data set checks the rest when it is built.
+
+    Yields:
+        A finding for each kind of fault.
+    """
+    cls, file = coco_class(dataset), _ann_file_of(dataset)
+    if cls is None or not file.is_file():
+        return
+    classes = classes_of(dataset)
+    try:
+        names = read_class_names(file)
+        yield from _compare_names(f'{setting}.metainfo.classes', cls, file, names, classes)
+        if thorough and not set(classes or ()).difference(names):
+            content = read_coco(file, f'{setting}.ann_file')
+            pipeline = dataset.get('pipeline')
+            masks = any(find_nodes(pipeline, '', lambda x: x.get('with_mask', False)))
+            use: Any = 'predict' if dataset.get('test_mode') else 'train'
+            yield from mend_coco(content, f'{setting}.ann_file', str(file), classes, masks, use)
+    except DataError as error:
+        yield Finding('no COCO file', str(file), str(error))
+
+
+def find_evaluator_faults(cfg: Config, split: str, thorough: bool = False) -> Iterator[Finding]:
+    """Find evaluators whose annotation file has other images or classes than the data set.
+
+    Args:
+        cfg: Config of a whole experiment.
+        split: ``val`` or ``test``.
+        thorough: Whether to read a file also if it is the data set's.
+
+    Yields:
+        A finding for each kind of fault.
+    """
+    from mmdet.evaluation import CocoMetric
+
+    loader, evaluator = f'{split}_dataloader', f'{split}_evaluator'
+    datasets = dict(find_datasets(cfg.get(loader), loader))
+    files = {setting: _ann_file_of(dataset) for setting, dataset in datasets.items()}
+    known = all(map(coco_class, datasets.values())) and all(map(Path.is_file, files.values()))
+    if not known or type_name(cfg.get(evaluator)) == 'MultiDatasetsEvaluator':
+        return  # That evaluator has a metric for each data set.
+    for setting, metric in find_nodes(cfg.get(evaluator), evaluator, lambda x: 'ann_file' in x):
+        cls, file = find_class(metric, METRICS), Path(metric.ann_file or '')
+        if not (inspect.isclass(cls) and issubclass(cls, CocoMetric) and file.is_file()):
+            continue
+        try:
+            names = read_class_names(file)
+            for name, dataset in datasets.items():
+                classes = classes_of(dataset)
+                yield from _compare_names(f'{name}.metainfo.classes', cls, file, names, classes)
+            if not metric.get('format_only'):
+                yield from _compare_images(f'{setting}.ann_file', file, files)
+            if thorough:
+                yield from _check_scored(setting, metric, file, datasets)
+        except DataError as error:
+            yield Finding('no COCO file', str(file), str(error))
+
+
+def _check_scored(
+    setting: str, metric: ConfigDict, file: Path, datasets: dict[str, ConfigDict]
+) -> Iterator[Finding]:
+    """Check a whole file as a metric does; what is not an error was said of the data set's file."""
+    classes = [name for dataset in datasets.values() for name in classes_of(dataset) or ()]
+    content = read_coco(file, f'{setting}.ann_file')
+    masks = 'segm' in metric.get('metric', '')
+    use: Any = 'predict' if metric.get('format_only') else 'score'
+    findings = mend_coco(content, f'{setting}.ann_file', str(file), classes, masks, use)
+    known = {os.path.realpath(_ann_file_of(dataset)) for dataset in datasets.values()}
+    other = os.path.realpath(file) not in known
+    yield from (finding for finding in findings if other or finding.level == 'error')
+
+
+def _ann_file_of(dataset: ConfigDict) -> Path:
+    return Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
+
+
+def _compare_names(
+    setting: str, cls: type, file: Path, names: list[str], classes: list[str] | None
+) -> Iterator[Finding]:
+    missing = [name for name in classes or () if name not in names]
+    ordered = [name for name in names if name in (classes or ())]
+    if missing:
+        message = (
+            f'{setting} must be among the categories of {file}, which are {list_some(names)}; '
+            f'it has no {list_some(missing)}'
+        )
+        yield Finding('class missing', str(file), message, count=len(missing))
+    elif ordered != (classes or []) and not keeps_order(cls):
+        message = (
+            f'{setting} must have the order of the categories of {file}, {list_some(ordered)}, '
+            f'since a {cls.__name__} numbers classes in that order, got {list_some(classes or [])}'
+        )
+        yield Finding('order of classes', str(file), message)
+
+
+def _compare_images(setting: str, file: Path, others: dict[str, Path]) -> Iterator[Finding]:
+    """Compare the images of an evaluator's file with those of other files of data sets."""
+    if [os.path.realpath(other) for other in others.values()] == [os.path.realpath(file)]:
+        return
+    scored = _read_images(setting, file)
+    predicted: dict[Any, tuple] = {}
+    for name, other in others.items():
+        images = _read_images(f'{name}.ann_file', other)
+        again = [str(image) for image in images if image in predicted]
+        if again:
+            message = (
+                f'{name}.ann_file {other} must have other image ids than the files before it in '
+                f'the loader, but {len(again)} are the same ({list_some(again)})'
+            )
+            yield Finding('image ids of several files', str(other), message, count=len(again))
+            return
+        predicted |= images
+    kinds = {
+        'are not in it': [image for image in predicted if image not in scored],
+        'have another file_name or size': [
+            image for image in predicted if scored.get(image, predicted[image]) != predicted[image]
+        ],
+        'are only in it': [image for image in scored if image not in predicted],
+    }
+    faults = [
+        f'{len(ids)} {what} ({list_some(list(map(str, ids)))})'
+        for what, ids in kinds.items()
+        if ids
+    ]
+    if faults:
+        where = ', '.join(f'{name}.ann_file {other}' for name, other in others.items())
+        message = f'{setting} {file} must have the images of {where}: {", ".join(faults)}'
+        count = sum(map(len, kinds.values()))
+        yield Finding('images of the evaluator', str(file), message, count=count)
+
+
+def _read_images(setting: str, file: Path) -> dict[Any, tuple]:
+    """Return the name and the size of each image of a file, by its id."""
+    content = read_coco(file, setting)
+    try:
+        return {
+            image['id']: (
+                str(image['file_name']).replace('\\', '/').rpartition('/')[-1],
+                image.get('height'),
+                image.get('width'),
+            )
+            for image in content['images']
+        }
+    except (TypeError, KeyError, AttributeError):
+        message = (
+            f'{setting} {file} must have a list "images" with ids and file names, as COCO has it'
+        )
+        raise DataError(message) from None
