@@ -3,12 +3,15 @@
 import argparse
 import sys
 
-from mmsecvit.apis import add_trust_option, infer
+from mmsecvit.apis import add_trust_option, command, infer
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('images', nargs='+', help='image files, folders or quoted glob patterns')
+    parser.add_argument(
+        'images', nargs='+', help='image files, folders or quoted glob patterns (** for any depth)'
+    )
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
@@ -16,13 +19,11 @@ def main() -> None:
     )
     add_trust_option(parser)
     args = parser.parse_args()
-    try:
-        unreadable = infer(**vars(args))
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
-        sys.exit(str(error))
+    unreadable = infer(**vars(args))
     print(f'\nPictures are in {args.out_dir}/vis, predictions in {args.out_dir}/preds.')
     if unreadable:
-        sys.exit(f'Skipped what is no image: {", ".join(map(str, unreadable))}')
+        faults = '\n'.join(f'{path}: {fault}' for path, fault in unreadable.items())
+        sys.exit(f'Skipped what cannot be read:\n{faults}')
 
 
 if __name__ == '__main__':

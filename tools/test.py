@@ -1,11 +1,8 @@
 """Evaluate a checkpoint of a detector, segmenter or classifier."""
 
 import argparse
-import sys
 
-from mmsecvit.apis import add_config_options, add_trust_option, test
-from mmsecvit.checkpoints import CheckpointError
-from mmsecvit.datasets import DataError
+from mmsecvit.apis import add_config_options, add_trust_option, command, test
 
 
 def parse_args() -> argparse.Namespace:
@@ -19,18 +16,21 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--wait-time', type=float, default=2.0, help='seconds that a window stays (default: 2)'
     )
-    add_config_options(parser, example='test_dataloader.batch_size=4')
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help='test with augmentation, as the config or the toolbox has it',
+    )
+    add_config_options(parser, example='test_dataloader.num_workers=4')
     add_trust_option(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     return parser.parse_args()
 
 
+@command
 def main() -> None:
     args = vars(parse_args())
-    try:
-        test(**args)
-    except (CheckpointError, DataError, FileExistsError, FileNotFoundError) as error:
-        sys.exit(str(error))
+    test(**args)
 
 
 if __name__ == '__main__':

@@ -1,11 +1,8 @@
 """Train a detector, segmenter or classifier from a config file."""
 
 import argparse
-import sys
 
-from mmsecvit.apis import add_config_options, add_trust_option, train
-from mmsecvit.checkpoints import CheckpointError
-from mmsecvit.datasets import DataError
+from mmsecvit.apis import add_config_options, add_trust_option, command, train
 
 
 def parse_args() -> argparse.Namespace:
@@ -37,12 +34,10 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@command
 def main() -> None:
     args = vars(parse_args())
-    try:
-        train(**args)
-    except (CheckpointError, DataError, FileExistsError, FileNotFoundError) as error:
-        sys.exit(str(error))
+    train(**args)
 
 
 if __name__ == '__main__':

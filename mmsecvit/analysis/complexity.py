@@ -4,14 +4,17 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from inspect import signature
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from mmengine.analysis import FlopAnalyzer
+from mmengine.config import ConfigDict
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
+from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from ..apis.config import load_config
@@ -59,7 +62,8 @@ def count_complexity(
     mmengine counts the layers. Both products of clustered attention are counted for the exact
     sizes of the clusters. Parts that only training uses (auxiliary heads) have parameters and no
     multiply-adds. RoI heads are counted as by mmdet's own counter: 1000 proposals for each box
-    head, 100 for each mask head.
+    head, 100 for each mask head, unless the proposals are weights of the model. A detector in
+    another model (mmdet's semi-supervised ones hold it twice) is counted once.
 
     Args:
         config: Path of the config file of a detector, segmenter or classifier.
@@ -91,15 +95,14 @@ def count_complexity(
         raise InputError(f'shape must be a height and a width of at least 32, got {tuple(shape)}')
 
     with DefaultScope.overwrite_default_scope(scope):
-        model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
+        model = revert_sync_batchnorm(MODELS.build(_innermost(cfg.model))).eval()
     products: dict[str, int] = {}
     for name, module in model.named_modules():
         if isinstance(module, SECA):
             module.backend = 'auto'  # on the CPU, this calls `attend`
             counted = partial(_count_products, products, name, module.num_clusters)
             module.attend = counted  # type: ignore[method-assign]
-    if hasattr(model, 'roi_head'):
-        model.forward = partial(_forward_two_stage, model)
+    _fix_inputs(model, shape)
 
     parameters: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
@@ -172,6 +175,28 @@ def _count_products(
 def _attention_flops(inputs: list[Any], outputs: list[Any]) -> int:
     q, k, v = (value.type().sizes() for value in inputs[:3])
     return math.prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
+
+
+def _innermost(model: ConfigDict) -> ConfigDict:
+    """Return the config of the model that a model holds, if it has no backbone of its own."""
+    inner = model.get('detector') or model.get('module')
+    return model if 'backbone' in model or not inner else _innermost(inner)
+
+
+def _fix_inputs(model: BaseModel, shape: Sequence[int]) -> None:
+    """Let a model take an image alone: give it what else it needs to know of one of this shape."""
+    size = tuple(shape)
+    names = ('img_shape', 'batch_input_shape', 'pad_shape', 'ori_shape')
+    sample = BaseDataElement(metainfo=dict.fromkeys(names, size) | dict(scale_factor=(1.0, 1.0)))
+    # The proposals of a Sparse R-CNN are weights, as many as it has.
+    if hasattr(model, 'roi_head') and type(model.rpn_head).__name__ != 'EmbeddingRPNHead':
+        model.forward = partial(_forward_two_stage, model)
+        return
+    model.forward = partial(model.forward, data_samples=[sample])
+    # mmseg's mask classifiers need it, and mmseg does not pass it on.
+    head = getattr(model, 'decode_head', None)
+    if head is not None and 'batch_data_samples' in signature(head.forward).parameters:
+        head.forward = partial(head.forward, batch_data_samples=[sample])
 
 
 def _forward_two_stage(detector: BaseModel, images: Tensor) -> list:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .cluster_picture import visualize_clusters
+    from .command_line import command
     from .config import add_config_options, add_trust_option
     from .conversion import convert_released
     from .deployment import export
@@ -19,6 +20,7 @@ __all__ = [
     'ConfigError',
     'add_config_options',
     'add_trust_option',
+    'command',
     'convert_released',
     'export',
     'get_model',
@@ -35,6 +37,7 @@ _MODULES = {
     'ConfigError': 'settings',
     'add_config_options': 'config',
     'add_trust_option': 'config',
+    'command': 'command_line',
     'convert_released': 'conversion',
     'export': 'deployment',
     'get_model': 'models',

@@ -13,6 +13,7 @@ from ..checkpoints import CheckpointReader
 from ..errors import InputError
 from ..visualization import draw_clusters, image_normalization, record_ranks
 from .config import load_config, set_pretrained
+from .pictures import find_fault
 
 # SecViT-T, with the normalization of ImageNet.
 DEFAULT_CONFIG = dict(
@@ -65,9 +66,10 @@ def visualize_clusters(
         raise FileExistsError(f'out must be a new file, but {out} exists')
     if not Path(image).is_file():
         raise FileNotFoundError(f'image {image} does not exist')
+    fault = find_fault(image)
+    if fault:
+        raise InputError(f'image {image} must be readable, but is not: {fault}')
     pixels = mmcv.imread(image)
-    if pixels is None:
-        raise InputError(f'image {image} cannot be read')
     cfg = load_config(config) if config else Config(DEFAULT_CONFIG)
     reader = CheckpointReader(trust)
     if checkpoint:

@@ -1,5 +1,6 @@
 """Read configs, and change in them what the command line asks for."""
 
+import os
 from argparse import ArgumentParser
 from importlib import import_module
 from importlib.util import find_spec
@@ -64,11 +65,27 @@ def load_config(
     """
     if not Path(config).is_file():
         raise FileNotFoundError(f'config {config} does not exist')
-    cfg = Config.fromfile(config)
+    cfg = _read_config(config)
     cfg.launcher = launcher
     cfg.merge_from_dict(cfg_options or {})
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}'
     return cfg
+
+
+def _read_config(config: str | Path) -> Config:
+    try:
+        return Config.fromfile(config)
+    except ImportError as error:
+        module = str(error.__cause__).removeprefix('Failed to import ')
+        missing = getattr(error.__cause__, '__context__', None)
+        if not isinstance(missing, ModuleNotFoundError) or not f'{module}.'.startswith(
+            f'{missing.name}.'
+        ):
+            raise  # by the module's own code
+        raise InputError(
+            f'custom_imports.imports of {config} must be modules that Python finds, but there is '
+            f'no {module} in {os.getcwd()} or in a folder of PYTHONPATH'
+        ) from None
 
 
 def set_pretrained(cfg: Config, path: str, reader: CheckpointReader) -> None:

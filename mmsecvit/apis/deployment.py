@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import NamedTuple
 
@@ -164,14 +165,38 @@ def load_exported(path: Path) -> Run:
         import onnxruntime
 
         session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
-        return lambda x: [torch.from_numpy(y) for y in session.run(None, {'images': x.numpy()})]
-    network = torch.export.load(path).module()
+        accepted = session.get_inputs()[0].shape
 
-    def run(x: Tensor) -> Sequence[Tensor]:
-        with torch.no_grad():
-            return _as_sequence(network(x))
+        def run(x: Tensor) -> Sequence[Tensor]:
+            _check_shape(x, accepted, path)
+            return [torch.from_numpy(y) for y in session.run(None, {'images': x.numpy()})]
+    else:
+        program = torch.export.load(path)
+        (images,) = (node for node in program.graph.nodes if node.name == 'x')
+        accepted = images.meta['val'].shape
+        # torch.export distinguishes sizes of one, which the last map of 32 pixels has, so that its
+        # guards refuse them. The exported network computes them as PyTorch does.
+        unguarded = 'check_guards' in signature(program.module).parameters  # torch >= 2.9
+        network = program.module(**(dict(check_guards=False) if unguarded else {}))
+
+        def run(x: Tensor) -> Sequence[Tensor]:
+            _check_shape(x, accepted, path)
+            with torch.no_grad():
+                return _as_sequence(network(x))
 
     return run
+
+
+def _check_shape(x: Tensor, accepted: Sequence, path: Path) -> None:
+    """Raise an InputError unless a file takes an input, of which symbolic sizes may vary."""
+    shape = tuple(x.shape)
+    if isinstance(accepted[2], int):
+        takes, fits = f'of shape {tuple(accepted)}', shape == tuple(accepted)
+    else:
+        takes = f'(B, {accepted[1]}, H, W) with H and W that are multiples of 32'
+        fits = len(shape) == 4 and shape[1] == accepted[1] and not any(n % 32 for n in shape[2:])
+    if not fits or 0 in shape:
+        raise InputError(f'{path} takes images {takes}, got {shape}')
 
 
 def compare(network: nn.Module, exported: Run, shape: tuple[int, ...]) -> Comparison:

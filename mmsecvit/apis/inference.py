@@ -2,10 +2,10 @@
 
 import glob
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import cv2
 import mmcv
 import numpy as np
 from mmengine.config import Config
@@ -13,13 +13,17 @@ from mmengine.utils import track_iter_progress
 from torch import nn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ..checkpoints import CheckpointReader, check_weights
+from ..checkpoints import CheckpointReader, check_weights, extract_state_dict
 from ..errors import InputError
+from .class_names import name_classes
 from .config import check_operators, load_config
+from .pictures import find_fault, name_results
 
 # Takes the path of an image. Returns a picture of the prediction, (H, W, 3) uint8 RGB, and the
 # prediction as plain data.
 Predict = Callable[[str], tuple[np.ndarray, dict]]
+
+Known = dict[str, list]  # classes and palette, as name_classes returns them
 
 
 def infer(
@@ -28,11 +32,12 @@ def infer(
     checkpoint: str,
     out_dir: str | Path,
     trust: bool = False,
-) -> list[Path]:
+) -> dict[Path, str]:
     """Predict with a detector, segmenter or classifier, by the inferencer of its toolbox.
 
     For each image, write the drawn prediction to ``vis/NAME.png``, and the prediction as data to
-    ``preds/NAME.json``. Every JSON file names the image and the classes. In addition, it has:
+    ``preds/NAME.json``; see :func:`mmsecvit.apis.pictures.name_results`. Every JSON file names the
+    image and the classes; see :func:`mmsecvit.apis.class_names.name_classes`. In addition, it has:
 
     - of a detector, mmdet's ``labels``, ``scores``, ``bboxes`` (x1, y1, x2, y2 in pixels) and
       ``masks``;
@@ -43,20 +48,20 @@ def infer(
 
     Args:
         images: Files, folders (the image files in them, not in their subfolders) and glob
-            patterns.
+            patterns, in which ``**`` stands for any depth of folders.
         config: Path of the config file.
         checkpoint: Weights of the whole model, a file or an http(s) address.
         out_dir: New or empty folder.
         trust: Whether to execute code that the checkpoint may hold.
 
     Returns:
-        The files that could not be read as an image.
+        The files that could not be read as an image, and why.
 
     Raises:
         FileNotFoundError: If there are no images, or the config or the checkpoint does not exist.
         FileExistsError: If ``out_dir`` holds files.
-        ValueError: If two images have the same name, the config is of no known toolbox, or the
-            checkpoint does not belong to its model.
+        InputError: If the config is of no known toolbox, or the checkpoint does not belong to its
+            model.
     """
     paths = find_images(images)
     out_dir = Path(out_dir)
@@ -71,22 +76,31 @@ def infer(
     check_operators(cfg)
     reader = CheckpointReader(trust)
     content = reader.read(checkpoint)
+    # Without names in the checkpoint, the inferencers take those of COCO, Cityscapes or ImageNet.
+    weights = extract_state_dict(content, checkpoint)
+    known = name_classes(cfg, content.get('meta') or {})
+    content.clear()
+    content.update(state_dict=weights, meta=dict(dataset_meta=known))
     with reader.serving_mmengine():
-        model, predict = _INFERENCERS[cfg.default_scope](cfg, checkpoint)
+        model, predict = _INFERENCERS[cfg.default_scope](cfg, checkpoint, known)
     # The inferencer loads what fits and skips the rest.
     check_weights(model, content, checkpoint, config)
-    del content
-    for name in ('vis', 'preds'):
-        (out_dir / name).mkdir(parents=True)
-    unreadable = []
+    del content, weights
+    for folder in ('vis', 'preds'):
+        (out_dir / folder).mkdir(parents=True)
+    unreadable = {}
+    names = name_results(paths)
     for path in track_iter_progress(paths):
-        if not _is_readable(path):
-            unreadable.append(path)
+        fault = find_fault(path)
+        if fault:
+            unreadable[path] = fault
             continue
         picture, prediction = predict(str(path))
-        mmcv.imwrite(mmcv.rgb2bgr(picture), str(out_dir / 'vis' / f'{path.stem}.png'))
-        record = json.dumps(dict(image=str(path), **prediction))
-        (out_dir / 'preds' / f'{path.stem}.json').write_text(record)
+        name = names[str(path)]
+        mmcv.imwrite(mmcv.rgb2bgr(picture), f'{out_dir}/vis/{name}.png')
+        record = Path(f'{out_dir}/preds/{name}.json')
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps(dict(image=str(path), **prediction)))
     return unreadable
 
 
@@ -95,44 +109,39 @@ def find_images(images: Sequence[str | Path]) -> list[Path]:
 
     Raises:
         FileNotFoundError: If one of them names no file.
-        ValueError: If two files have the same name in different folders or with different
-            suffixes: the results of one would replace those of the other.
     """
-    paths: dict[str, Path] = {}
+    paths: list[Path] = []
     for given in images:
         if Path(given).is_dir():
             found = [p for p in Path(given).iterdir() if p.suffix.lower() in IMG_EXTENSIONS]
         elif Path(given).is_file():
             found = [Path(given)]
         else:
-            found = [Path(name) for name in glob.glob(str(given))]
+            matching = map(Path, glob.glob(str(given), recursive=True))
+            found = [path for path in matching if path.is_file()]
         if not found:
             raise FileNotFoundError(f'images must be files, folders or patterns; {given} has none')
-        for path in sorted(found):
-            if paths.setdefault(path.stem, path) != path:
-                raise InputError(
-                    f'images must have different names, got {paths[path.stem]} and {path}'
-                )
-    return list(paths.values())
+        paths += sorted(found)
+    return list({os.path.abspath(path): path for path in reversed(paths)}.values())[::-1]
 
 
-def _detector(cfg: Config, checkpoint: str) -> tuple[nn.Module, Predict]:
+def _detector(cfg: Config, checkpoint: str, known: Known) -> tuple[nn.Module, Predict]:
     from mmdet.apis import DetInferencer
 
-    inferencer = DetInferencer(cfg, checkpoint)
+    # Without a palette, the inferencer builds the data set to look for one.
+    inferencer = DetInferencer(cfg, checkpoint, palette=known['palette'])
     inferencer.show_progress = False  # see _INFERENCERS
 
     def predict(path: str) -> tuple[np.ndarray, dict]:
         results = inferencer(path, return_vis=True)
         (prediction,) = results['predictions']
-        names = inferencer.model.dataset_meta['classes']
-        classes = [names[label] for label in prediction['labels']]
+        classes = _name(prediction.get('labels', ()), known)
         return results['visualization'][0], dict(classes=classes, **prediction)
 
     return inferencer.model, predict
 
 
-def _segmenter(cfg: Config, checkpoint: str) -> tuple[nn.Module, Predict]:
+def _segmenter(cfg: Config, checkpoint: str, known: Known) -> tuple[nn.Module, Predict]:
     from mmseg.apis import MMSegInferencer
     from pycocotools import mask as coco_mask
 
@@ -141,12 +150,11 @@ def _segmenter(cfg: Config, checkpoint: str) -> tuple[nn.Module, Predict]:
 
     def predict(path: str) -> tuple[np.ndarray, dict]:
         results = inferencer(path, return_vis=True)
-        segmentation = results['predictions']
+        segmentation = results['predictions'].astype(np.int64)  # a sigmoid's are floats
         labels = np.unique(segmentation).tolist()
         masks = [coco_mask.encode(np.asfortranarray(segmentation == i, np.uint8)) for i in labels]
-        names = inferencer.model.dataset_meta['classes']
         prediction = dict(
-            classes=[names[label] for label in labels],
+            classes=_name(labels, known),
             labels=labels,
             masks=[dict(mask, counts=mask['counts'].decode()) for mask in masks],
         )
@@ -155,7 +163,7 @@ def _segmenter(cfg: Config, checkpoint: str) -> tuple[nn.Module, Predict]:
     return inferencer.model, predict
 
 
-def _classifier(cfg: Config, checkpoint: str) -> tuple[nn.Module, Predict]:
+def _classifier(cfg: Config, checkpoint: str, known: Known) -> tuple[nn.Module, Predict]:
     from mmpretrain.apis import ImageClassificationInferencer
     from mmpretrain.visualization import UniversalVisualizer
 
@@ -179,14 +187,12 @@ def _classifier(cfg: Config, checkpoint: str) -> tuple[nn.Module, Predict]:
     return inferencer.model, predict
 
 
+def _name(labels: Sequence[int], known: Known) -> list[str]:
+    names = dict(enumerate(known['classes']))
+    return [names.get(label, str(label)) for label in labels]
+
+
 # A call of an inferencer draws a progress bar, here for each image. mmdet <= 3.3.0 (OneDL's
 # <= 3.5.1) and mmseg <= 1.2.2 (OneDL's <= 1.4.2) can switch it off by an attribute, mmpretrain
 # <= 1.2.0 (OneDL's <= 1.3.6) cannot. Call all three plainly when they have an argument for it.
 _INFERENCERS = {'mmdet': _detector, 'mmseg': _segmenter, 'mmpretrain': _classifier}
-
-
-def _is_readable(path: Path) -> bool:
-    try:
-        return mmcv.imread(path) is not None
-    except (OSError, cv2.error):
-        return False

@@ -1,11 +1,17 @@
 """Test: what tools/test.py does."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from mmengine.evaluator import DumpResults
 
 from ..checkpoints import CheckpointReader, check_weights
 from ..datasets import check_data
 from ..errors import InputError
+from .augmentation import check_merging, set_tta
 from .config import load_config, set_visualization
+from .pictures import keep_folders
 from .runner import build_runner
 from .settings import check_settings
 
@@ -18,6 +24,7 @@ def test(
     show: bool = False,
     show_dir: str | None = None,
     wait_time: float = 2.0,
+    tta: bool = False,
     launcher: str = 'none',
     cfg_options: dict | None = None,
     trust: bool = False,
@@ -28,10 +35,12 @@ def test(
         config: Path of the config file of a detector, segmenter or classifier.
         checkpoint: Weights of the whole model, a file or an http(s) address.
         work_dir: Folder for the log and the metrics, as in :func:`train`.
-        out: Pickle file for the predictions, which must not exist yet.
+        out: Pickle file for the predictions, which must not exist yet. Of a segmenter, the classes
+            of the pixels are kept, and no scores.
         show: Whether to show predictions in windows.
         show_dir: Folder for pictures of the predictions.
         wait_time: Time that a window stays open, in seconds.
+        tta: Whether to test with augmentation; see :func:`set_tta`.
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
         cfg_options: Values by dotted key that override the config's.
         trust: Whether to execute code that the checkpoint may hold.
@@ -41,7 +50,7 @@ def test(
 
     Raises:
         ConfigError: If settings of the config do not fit each other.
-        ValueError: If ``out`` is no pickle file, the annotations lack classes of the config, or an
+        InputError: If ``out`` is no pickle file, the annotations lack classes of the config, or an
             image or segmentation map cannot be read.
         CheckpointError: If the checkpoint is damaged, holds code or is not of this model.
         FileNotFoundError: If the config, the checkpoint or a part of the data does not exist.
@@ -56,6 +65,8 @@ def test(
     cfg.pop('runner_type', None)  # FlexibleRunner's strategies are for training
     if show or show_dir:
         set_visualization(cfg, show, show_dir, wait_time)
+    if tta:
+        set_tta(cfg)
     suspicious = check_settings(cfg, ('test',))
     suspicious += check_data(cfg, ('test',))
     reader = CheckpointReader(trust)
@@ -64,12 +75,38 @@ def test(
         runner = build_runner(cfg)
         for message in suspicious:
             runner.logger.warning(message)
+        check_merging(runner.model)
         # mmengine would load what fits and skip the rest.
         check_weights(runner.model, reader.read(checkpoint), checkpoint, config)
+        if show_dir:
+            keep_folders(runner)
         if out is not None:
-            # mmdet's own class also encodes masks, which are too large otherwise.
-            metric = 'mmdet.DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
-            runner.test_evaluator.metrics.append(
-                runner.build_evaluator(dict(type=metric, out_file_path=out)).metrics[0]
-            )
+            runner.test_evaluator.metrics.append(_dump(cfg.default_scope, out))
         return runner.test()
+
+
+def _dump(scope: str, out: str) -> DumpResults:
+    """Return the metric that writes predictions into a file."""
+    if scope == 'mmdet':
+        from mmdet.evaluation import DumpDetResults  # also encodes masks
+
+        return DumpDetResults(out_file_path=out)
+    return (DumpSegmentations if scope == 'mmseg' else DumpResults)(out_file_path=out)
+
+
+class DumpSegmentations(DumpResults):
+    """Write what a segmenter predicts into a file.
+
+    Logits (600 bytes for each pixel of ADE20K) and what was loaded from the data set stay out, as
+    in mmdet's ``DumpDetResults``.
+    """
+
+    def process(self, data_batch: Any, predictions: Sequence[dict]) -> None:
+        """Keep the predictions of one batch without logits."""
+        super().process(
+            data_batch,
+            [
+                {k: x for k, x in p.items() if k != 'seg_logits' and not k.startswith('gt_')}
+                for p in predictions
+            ],
+        )

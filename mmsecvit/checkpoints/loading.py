@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
 from ..compat import trusting_mmengine
@@ -233,7 +233,8 @@ def check_weights(
     Raises:
         CheckpointError: If they differ. The error names the first keys and shapes that do.
     """
-    module: Any = model.module if is_model_wrapper(model) else model
+    wrapped = is_model_wrapper(model) or isinstance(model, BaseTTAModel)
+    module: Any = model.module if wrapped else model
     own = module.state_dict()
     given = extract_state_dict(checkpoint, path)
     own, given = ({k: w for k, w in x.items() if k.startswith(part)} for x in (own, given))

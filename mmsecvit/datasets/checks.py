@@ -10,6 +10,7 @@ from .class_folders import check_class_folders
 from .coco import find_coco_faults, find_evaluator_faults
 from .findings import MISSING, DataError, Finding, must_exist, report
 from .nodes import find_datasets, is_local
+from .unlabeled import find_missing_labels
 
 # A mask head is not among them: masks may have fewer classes than boxes.
 HEADS = ('bbox_head', 'decode_head', 'auxiliary_head')
@@ -62,6 +63,7 @@ def find_faults(cfg: Config, splits: Iterable[str], thorough: bool = False) -> I
             if cfg.default_scope == 'mmdet' and is_local(dataset, dataset.get('data_root') or '.'):
                 yield from find_coco_faults(setting, dataset, thorough)
             yield from _as_findings(_check_heads, cfg.get('model') or {}, 'model', setting, dataset)
+        yield from find_missing_labels(cfg, split)
         evaluator = cfg.get(f'{split}_evaluator') or {}
         for i, metric in enumerate(evaluator if isinstance(evaluator, list) else [evaluator]):
             index = f'.{i}' if isinstance(evaluator, list) else ''

@@ -265,3 +265,17 @@ def test_options_for_what_a_config_lacks_are_refused():
     pytest.importorskip('tensorboard')
     with pytest.raises(ValueError, match='tensorboard needs a visualizer in the config'):
         set_tensorboard(cfg)
+
+
+def test_a_module_that_is_not_found_is_named(tmp_path):
+    config = tmp_path / 'config.py'
+    config.write_text("custom_imports = dict(imports=['mmsecvit', 'absent.module_of_mine'])")
+    with pytest.raises(ValueError, match=r'there is no absent.module_of_mine in .* of PYTHONPATH'):
+        load_config(config)
+    # A module that fails is another matter.
+    (tmp_path / 'failing_module_of_mine.py').write_text('import absent')
+    config.write_text("custom_imports = dict(imports=['failing_module_of_mine'])")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        with pytest.raises(ImportError):
+            load_config(config)

@@ -1,6 +1,7 @@
 import json
 import pickle
 import runpy
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import mmcv
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -146,7 +148,11 @@ def test_the_same_functions_train_and_test(tmp_path, trained):
     )
     assert metrics[trained.metric] >= {'cls': 100.0, 'seg': 90.0}[trained.task]
     num_images = {'cls': 16, 'seg': 8}[trained.task]
-    assert len(pickle.loads((tmp_path / 'predictions.pkl').read_bytes())) == num_images
+    predictions = pickle.loads((tmp_path / 'predictions.pkl').read_bytes())
+    assert len(predictions) == num_images
+    if trained.task == 'seg':
+        assert not {'seg_logits', 'gt_sem_seg'} & {key for p in predictions for key in p}
+        assert predictions[0]['pred_sem_seg']['data'].shape == (1, 64, 64)
     pictures = [p for p in (tmp_path / 'pictures').rglob('*') if p.suffix in ('.png', '.jpg')]
     assert len(pictures) == num_images
 
@@ -177,7 +183,7 @@ def test_the_demo_draws_predictions_and_skips_what_is_no_image(tmp_path, trained
     monkeypatch.setattr(sys, 'argv', [tool.name, *arguments, '--out-dir', str(out)])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(tool), run_name='__main__')
-    assert ended.value.code == f'Skipped what is no image: {broken}'
+    assert ended.value.code == f'Skipped what cannot be read:\n{broken}: no image'
     names = {'cls': ['dark_0', 'dark_1'], 'seg': ['0', '1']}[trained.task]
     assert sorted(path.stem for path in (out / 'vis').iterdir()) == names
     for name in names:
@@ -196,3 +202,61 @@ def test_the_demo_draws_predictions_and_skips_what_is_no_image(tmp_path, trained
     with pytest.raises(SystemExit) as refused:
         runpy.run_path(str(tool), run_name='__main__')
     assert refused.value.code == f'out_dir must be a new or empty folder, but {out} holds files'
+
+
+def test_weights_alone_have_the_names_of_the_data_set(tmp_path, trained):
+    weights = tmp_path / 'weights.pth'
+    torch.save(torch.load(trained.checkpoint, weights_only=False)['state_dict'], weights)
+    image = sorted(trained.images.iterdir())[0]
+    assert apis.infer([image], trained.config, str(weights), tmp_path / 'out') == {}
+    prediction = json.loads((tmp_path / 'out' / 'preds' / f'{image.stem}.json').read_text())
+    # The classifier's config has no names.
+    assert prediction['classes'] == {'cls': ['0', '1'], 'seg': ['dark', 'bright']}[trained.task]
+
+
+def test_images_of_one_name_all_have_pictures(tmp_path, trained):
+    names = {'cls': ('cls/a', 'cls/b'), 'seg': ('seg/img/a', 'seg/img/b')}[trained.task]
+    for name in names:
+        source = next(trained.images.glob('*.png'))
+        for folder in (name, name.replace('img', 'ann')):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, tmp_path / folder / '0.png')
+        mmcv.imwrite(np.zeros((64, 64), np.uint8), str(tmp_path / folder / '0.png'))
+    root = {'test_dataloader.dataset.data_root': str(tmp_path / trained.task)}
+    pictures = tmp_path / 'pictures'
+    apis.test(
+        trained.config,
+        trained.checkpoint,
+        work_dir=str(tmp_path / 'test'),
+        show_dir=str(pictures),
+        cfg_options=root,
+    )
+    assert len([path for path in pictures.rglob('*') if path.suffix == '.png']) == 2
+    images = [tmp_path / name for name in names]
+    assert apis.infer(images, trained.config, trained.checkpoint, tmp_path / 'out') == {}
+    found = (tmp_path / 'out').rglob('0.*')
+    assert sorted(str(path.relative_to(tmp_path / 'out')) for path in found) == [
+        'preds/a/0.json',
+        'preds/b/0.json',
+        'vis/a/0.png',
+        'vis/b/0.png',
+    ]
+
+
+def test_tta_averages_over_flips(tmp_path, trained):
+    arguments = (trained.config, trained.checkpoint)
+    options = dict(work_dir=str(tmp_path), tta=True, out=str(tmp_path / 'p.pkl'))
+    if trained.task == 'seg':
+        with pytest.raises(ValueError, match='tta needs tta_model in the config'):
+            apis.test(*arguments, **options)
+        flips = [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)]
+        packed = [[dict(type='LoadAnnotations')], flips, [dict(type='PackSegInputs')]]
+        options['cfg_options'] = dict(
+            tta_model=dict(type='SegTTAModel'),
+            tta_pipeline=[
+                dict(type='LoadImageFromFile'),
+                dict(type='TestTimeAug', transforms=packed),
+            ],
+        )
+    metrics = apis.test(*arguments, **options)
+    assert metrics[trained.metric] >= {'cls': 100.0, 'seg': 90.0}[trained.task]

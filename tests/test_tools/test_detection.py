@@ -293,7 +293,7 @@ def test_inference_repeats_the_predictions_of_testing(tmp_path, trained, digits,
     tested = pickle.loads(out.read_bytes())[0]
     (image, *_) = sorted((digits / 'val').iterdir())
     assert Path(tested['img_path']).name == image.name
-    assert apis.infer([image], trained / CONFIG.name, checkpoint, tmp_path / 'out') == []
+    assert apis.infer([image], trained / CONFIG.name, checkpoint, tmp_path / 'out') == {}
     prediction = json.loads((tmp_path / 'out' / 'preds' / f'{image.stem}.json').read_text())
     instances = tested['pred_instances']
     assert prediction['labels'] == instances['labels'].tolist()

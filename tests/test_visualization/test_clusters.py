@@ -157,5 +157,5 @@ def test_the_image_is_checked_first(tmp_path):
     with pytest.raises(FileNotFoundError, match='image .*no.png does not exist'):
         visualize_clusters(tmp_path / 'no.png', tmp_path / 'out.png')
     (tmp_path / 'text.png').write_text('no image')
-    with pytest.raises(ValueError, match='image .*text.png cannot be read'):
+    with pytest.raises(ValueError, match='image .*text.png must be readable, but is not: no image'):
         visualize_clusters(tmp_path / 'text.png', tmp_path / 'out.png')

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from mmengine.config import Config
 
 from mmsecvit.analysis import run_toolbox_tool
+from mmsecvit.apis import command
 from mmsecvit.compat import drop_scope_of_visualizer, give_renderer_to_adjust_bbox
 
 TOOLS = {
@@ -17,6 +18,7 @@ TOOLS = {
 }
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,

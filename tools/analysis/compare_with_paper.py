@@ -6,8 +6,10 @@ from pathlib import Path
 from mmengine.utils import track_iter_progress
 
 from mmsecvit.analysis import ROWS, compare, report
+from mmsecvit.apis import command
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(

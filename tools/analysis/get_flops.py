@@ -1,12 +1,12 @@
 """Count parameters and FLOPs (multiply-adds) of a config's model, part by part."""
 
 import argparse
-import sys
 
 from mmsecvit.analysis import complexity_table, count_complexity
-from mmsecvit.apis import add_config_options
+from mmsecvit.apis import add_config_options, command
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
@@ -20,10 +20,7 @@ def main() -> None:
     )
     add_config_options(parser, example='model.backbone.arch=small')
     args = parser.parse_args()
-    try:
-        print(complexity_table(count_complexity(args.config, args.shape, args.cfg_options)))
-    except (FileNotFoundError, ValueError) as error:
-        sys.exit(str(error))
+    print(complexity_table(count_complexity(args.config, args.shape, args.cfg_options)))
 
 
 if __name__ == '__main__':

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mmsecvit.apis import add_trust_option, visualize_clusters
+from mmsecvit.apis import add_trust_option, command, visualize_clusters
 
 
 def _number_or(*words: str) -> Callable[[str], str | int]:
@@ -15,6 +15,7 @@ def _number_or(*words: str) -> Callable[[str], str | int]:
     return parse
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('image', type=Path, help='image file')
@@ -47,19 +48,16 @@ def main() -> None:
     block = -1 if args.blocks == 'last' else args.blocks
     if args.checkpoint is None:
         print('No checkpoint given: these are the clusters of random weights.', file=sys.stderr)
-    try:
-        made = visualize_clusters(
-            args.image,
-            out,
-            args.config,
-            args.checkpoint,
-            args.stages,
-            block,
-            args.heads,
-            args.trust,
-        )
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
-        sys.exit(str(error))
+    made = visualize_clusters(
+        args.image,
+        out,
+        args.config,
+        args.checkpoint,
+        args.stages,
+        block,
+        args.heads,
+        args.trust,
+    )
     print(made)
 
 

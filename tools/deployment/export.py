@@ -1,13 +1,13 @@
 """Export a backbone, or a backbone with its classifier, to ONNX or torch.export."""
 
 import argparse
-import sys
 from pathlib import Path
 
-from mmsecvit.apis import add_trust_option, export
+from mmsecvit.apis import add_trust_option, command, export
 from mmsecvit.apis.deployment import SUFFIXES, compare
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', type=Path, help='config file; a classifier is exported whole')
@@ -31,10 +31,7 @@ def main() -> None:
     args = parser.parse_args()
     out = args.out or Path(args.config.stem + SUFFIXES[args.format])
     size = tuple(args.size)
-    try:
-        run = export(args.config, args.checkpoint, out, args.format, args.dynamic, size, args.trust)
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
-        sys.exit(str(error))
+    run = export(args.config, args.checkpoint, out, args.format, args.dynamic, size, args.trust)
     print(f'{out}: {out.stat().st_size:,} bytes')
     sizes = [(224, 224), (256, 320), (480, 640)] if args.dynamic else [size]
     for height, width in sizes:

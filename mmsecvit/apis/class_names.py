@@ -1,0 +1,72 @@
+"""Name the classes that a model predicts."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import DATASETS
+
+from ..datasets import find_datasets, type_name
+
+
+def name_classes(cfg: Config, meta: Mapping[str, Any]) -> dict[str, list]:
+    """Return the names and colors of a model's classes.
+
+    The names are those of the checkpoint. If it has none, they are those of the first data set of
+    the config, from testing to training, that has as many classes as the model. Otherwise they
+    are numbers.
+
+    Args:
+        cfg: Config of a whole experiment.
+        meta: The ``meta`` of the checkpoint.
+
+    Returns:
+        ``classes`` and ``palette`` (RGB), of the same length.
+    """
+    counts = set(_find_numbers_of_classes(cfg.model))
+    found: dict[str, Any] = {}
+    for candidate in (_meta_of_checkpoint(meta), *_metas_of_datasets(cfg)):
+        names = candidate.get('classes')
+        if isinstance(names, (list, tuple)) and (not counts or len(names) in counts):
+            found = candidate
+            break
+    classes = list(found.get('classes') or map(str, range(max(counts, default=0))))
+    palette = found.get('palette')
+    if not isinstance(palette, (list, tuple)) or len(palette) < len(classes):
+        palette = np.random.RandomState(42).randint(0, 256, (len(classes), 3)).tolist()
+    return dict(classes=classes, palette=[tuple(color) for color in palette[: len(classes)]])
+
+
+def _meta_of_checkpoint(meta: Mapping[str, Any]) -> dict[str, Any]:
+    # Before mmengine, the names were in `meta` itself, in capitals.
+    dataset_meta = meta.get('dataset_meta') or meta
+    return {str(key).lower(): value for key, value in dataset_meta.items()}
+
+
+def _metas_of_datasets(cfg: Config) -> Iterator[dict[str, Any]]:
+    for split in ('test', 'val', 'train'):
+        for _, dataset in find_datasets(cfg.get(f'{split}_dataloader'), split):
+            kind = dataset.get('type')
+            with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
+                cls = registry.get(kind) if isinstance(kind, str) else kind
+            given = dict(dataset.get('metainfo') or {})
+            if dataset.get('classes'):  # mmpretrain's older name
+                given.setdefault('classes', dataset.classes)
+            if hasattr(cls, '_load_metainfo'):
+                yield cls._load_metainfo(given)
+
+
+def _find_numbers_of_classes(node: object) -> Iterator[int]:
+    """Find the numbers of classes of a model's heads."""
+    if isinstance(node, dict):
+        if type_name(node).endswith('Head'):
+            if isinstance(node.get('num_classes'), int):
+                yield node['num_classes']
+            if 'num_things_classes' in node:  # panoptic
+                yield node['num_things_classes'] + node.get('num_stuff_classes', 0)
+        for child in node.values():
+            yield from _find_numbers_of_classes(child)
+    elif isinstance(node, (list, tuple)):
+        for child in node:
+            yield from _find_numbers_of_classes(child)
