@@ -1,7 +1,9 @@
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
+import mmengine
 import pytest
 import torch
 from hypothesis import settings
@@ -26,6 +28,14 @@ DATA = Path(__file__).parent / 'data'
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def metafiles_read_once() -> Iterator[None]:
+    """Read each metafile of a toolbox once: mmengine reads all of them for each `mmdet::` base."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('mmengine.config.utils.load', cache(mmengine.load))
+        yield
 
 
 @pytest.fixture
