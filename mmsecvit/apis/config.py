@@ -2,6 +2,7 @@
 
 import os
 from argparse import ArgumentParser
+from collections.abc import Iterable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,14 @@ from ..checkpoints import CheckpointError, CheckpointReader
 from ..datasets import type_name
 from ..engine.hooks import find_last_checkpoint, list_regular_checkpoints
 from ..errors import InputError
+
+TOOLBOXES = ('mmdet', 'mmseg', 'mmpretrain')
+# Transforms of mmpretrain that crop to a size.
+ONE_SIZE = ('RandomResizedCrop', 'EfficientNetRandomCrop', 'EfficientNetCenterCrop', 'CenterCrop')
+
+
+class ConfigError(InputError):
+    """The settings of a config do not fit each other, or cannot work."""
 
 
 def add_config_options(parser: ArgumentParser, example: str) -> None:
@@ -50,6 +59,8 @@ def load_config(
 ) -> Config:
     """Read a config file and apply the options that every tool has.
 
+    A config without ``default_scope``, as pure-Python ones may be, gets that of its model.
+
     Args:
         config: Path of the config file.
         work_dir: Folder for logs and checkpoints. Defaults to the config's ``work_dir``, else to
@@ -68,6 +79,9 @@ def load_config(
     cfg = _read_config(config)
     cfg.launcher = launcher
     cfg.merge_from_dict(cfg_options or {})
+    toolbox = find_toolbox(cfg.get('model') or {})
+    if toolbox and cfg.get('default_scope') is None:
+        cfg.default_scope = toolbox
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}'
     return cfg
 
@@ -86,6 +100,15 @@ def _read_config(config: str | Path) -> Config:
             f'custom_imports.imports of {config} must be modules that Python finds, but there is '
             f'no {module} in {os.getcwd()} or in a folder of PYTHONPATH'
         ) from None
+
+
+def find_toolbox(model: ConfigDict) -> str | None:
+    """Return which of the toolboxes a model is of, or None."""
+    kind = model.get('type')
+    bases = kind.__mro__ if isinstance(kind, type) else []
+    modules = [base.__module__ for base in bases] or [str(kind)]
+    packages = [module.partition('.')[0] for module in modules]
+    return next((name for name in packages if name in TOOLBOXES), None)
 
 
 def set_pretrained(cfg: Config, path: str, reader: CheckpointReader) -> None:
@@ -222,7 +245,7 @@ def fill_in_engine(cfg: Config) -> str:
     settings |= {f'custom_hooks.{i}': hook for i, hook in enumerate(cfg.get('custom_hooks') or ())}
     for setting, hook in settings.items():
         if isinstance(hook, dict) and not type_name(hook) and setting not in changes:
-            raise InputError(f'{setting} must have a type, got {hook}')
+            raise ConfigError(f'{setting} must have a type, got {hook}')
     named = {type_name(hook) for hook in settings.values()}
     if 'interruption' not in hooks and not named & {'InterruptionHook', 'StepSeedHook'}:
         changes['default_hooks.interruption.type'] = 'InterruptionHook'
@@ -244,6 +267,46 @@ def fill_in_engine(cfg: Config) -> str:
     add_imports(cfg, modules)
     changed = ', '.join(f'{key}={value!r}' for key, value in changes.items())
     return f"tools/train.py replaced mmengine's defaults in the config: {changed}."
+
+
+def fill_in_loaders(cfg: Config, splits: Iterable[str]) -> str:
+    """Give a classifier's data loaders what mmpretrain's own tools give them.
+
+    These are ``pin_memory``, ``persistent_workers``, and ``collate_fn`` where all images leave the
+    pipeline with one size. (Images of several sizes stay a list, which the data preprocessor pads.)
+    What a config has stays.
+
+    Returns:
+        A sentence for the log that tells what was filled in; empty if nothing was.
+    """
+    if cfg.get('default_scope') != 'mmpretrain':
+        return ''
+    changed = []
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader')
+        if not isinstance(loader, dict):
+            continue
+        filled_in: dict[str, Any] = dict(pin_memory=True)
+        if loader.get('num_workers'):
+            filled_in['persistent_workers'] = True
+        if _makes_one_size((loader.get('dataset') or {}).get('pipeline')):
+            filled_in['collate_fn'] = dict(type='default_collate')
+        for name, value in filled_in.items():
+            if name not in loader:
+                loader[name] = value
+                changed.append(f'{split}_dataloader.{name}={value!r}')
+    if not changed:
+        return ''
+    return f"Filled in, as mmpretrain's own tools do: {', '.join(changed)}."
+
+
+def _makes_one_size(pipeline: object) -> bool:
+    """Return whether a classifier's pipeline surely makes images of one size."""
+    for transform in pipeline if isinstance(pipeline, (list, tuple)) else ():
+        kind = type_name(transform)
+        if kind in ONE_SIZE or (kind == 'Resize' and not transform.get('keep_ratio')):
+            return True
+    return False
 
 
 def add_imports(cfg: Config, modules: list[str]) -> None:

@@ -172,7 +172,8 @@ def load_exported(path: Path) -> Run:
             return [torch.from_numpy(y) for y in session.run(None, {'images': x.numpy()})]
     else:
         program = torch.export.load(path)
-        (images,) = (node for node in program.graph.nodes if node.name == 'x')
+        name = program.graph_signature.user_inputs[0]
+        (images,) = (node for node in program.graph.nodes if node.name == name)
         accepted = images.meta['val'].shape
         # torch.export distinguishes sizes of one, which the last map of 32 pixels has, so that its
         # guards refuse them. The exported network computes them as PyTorch does.

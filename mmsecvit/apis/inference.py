@@ -14,6 +14,7 @@ from torch import nn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..checkpoints import CheckpointReader, check_weights, extract_state_dict
+from ..datasets import type_name
 from ..errors import InputError
 from .class_names import name_classes
 from .config import check_operators, load_config
@@ -145,6 +146,10 @@ def _segmenter(cfg: Config, checkpoint: str, known: Known) -> tuple[nn.Module, P
     from mmseg.apis import MMSegInferencer
     from pycocotools import mask as coco_mask
 
+    # mmseg <= 1.2.2 (OneDL's <= 1.4.2) finds these by their names, not by their classes.
+    for transform in cfg.test_dataloader.dataset.pipeline:
+        if type_name(transform) in ('LoadImageFromFile', 'LoadAnnotations'):
+            transform.type = type_name(transform)
     inferencer = MMSegInferencer(cfg, checkpoint)
     inferencer.show_progress = False  # see _INFERENCERS
 

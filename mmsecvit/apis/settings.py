@@ -1,24 +1,168 @@
 """Check the settings of a config before anything is built."""
 
-from collections.abc import Iterable
+import inspect
+import os
+import sys
+from collections.abc import Iterable, Iterator
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS
 
-from ..errors import InputError
+from ..datasets import type_name
+from ..datasets.nodes import find_class
+from .best_metric import check_monitored_metrics
+from .class_counts import check_class_counts
+from .config import ConfigError
 
+__all__ = ['ConfigError', 'check_display', 'check_settings']
 
-class ConfigError(InputError):
-    """The settings of a config do not fit each other, or cannot work."""
+# What a data loader without worker processes does not take.
+OF_WORKERS = ('persistent_workers', 'prefetch_factor', 'timeout', 'multiprocessing_context')
+# Samplers that never end, of mmengine and of mmdet.
+ENDLESS = ('InfiniteSampler', 'MultiSourceSampler', 'GroupMultiSourceSampler')
+# Kinds of matplotlib's output that are no windows.
+NO_WINDOWS = ('agg', 'cairo', 'pdf', 'pgf', 'ps', 'svg', 'template')
 
 
 def check_settings(cfg: Config, splits: Iterable[str]) -> list[str]:
     """Raise a ConfigError if settings are certain to end in a wrong result or a lost run.
 
     Args:
-        cfg: Config of a whole experiment.
+        cfg: Config of a whole experiment. What has one right meaning is changed in it.
         splits: Which of ``train``, ``val`` and ``test`` to check.
 
     Returns:
         Sentences for the log on what is suspicious, or was changed in the config.
+
+    Raises:
+        ConfigError: If a setting cannot work, or does not fit another one.
     """
-    return []
+    splits = list(splits)
+    messages = [*_mend_loaders(cfg, splits), *_mend_pretrained(cfg)]
+    messages += check_class_counts(cfg, splits)
+    if cfg.get('default_scope') == 'mmseg':
+        _check_windows(cfg, splits)
+    if 'train' in splits:
+        messages += [*check_monitored_metrics(cfg), *_check_schedule(cfg)]
+    return messages
+
+
+def check_display() -> None:
+    """Raise a ConfigError if windows cannot be shown, which matplotlib does not say."""
+    from matplotlib import pyplot
+
+    headless = sys.platform.startswith('linux') and not (
+        os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY')
+    )
+    backend = pyplot.get_backend().lower()
+    if headless or backend in NO_WINDOWS:
+        reason = 'neither DISPLAY nor WAYLAND_DISPLAY is set' if headless else ''
+        raise ConfigError(
+            'show needs a display for its windows, but '
+            f'{reason or f"matplotlib draws with {backend!r}, which has none"}: '
+            'use --show-dir to write pictures into a folder'
+        )
+
+
+def _mend_loaders(cfg: Config, splits: list[str]) -> Iterator[str]:
+    """Take from loaders without worker processes what only loaders with them have."""
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader')
+        if isinstance(loader, dict) and loader.get('num_workers', 0) == 0:
+            left_out = [name for name in OF_WORKERS if loader.get(name)]
+            for name in left_out:
+                loader.pop(name)
+            if left_out:
+                yield (
+                    f'{split}_dataloader.num_workers is 0: {", ".join(left_out)} is left out, '
+                    'which needs worker processes.'
+                )
+
+
+def _mend_pretrained(cfg: Config) -> Iterator[str]:
+    """Raise a ConfigError if a model is to take weights by an argument that it does not have."""
+    model = cfg.get('model') or {}
+    backbone = model.get('backbone') or {}
+    for name, part in (('model', model), ('model.backbone', backbone)):
+        if 'pretrained' not in part:
+            continue
+        # mmseg's models hand it on to their backbones.
+        takers = [part, backbone] if cfg.get('default_scope') == 'mmseg' else [part]
+        path = part.get('pretrained')
+        if path is None:
+            takers = [part]
+        if all(_takes(taker, 'pretrained', cfg.get('default_scope')) for taker in takers):
+            continue
+        if path is not None:
+            raise ConfigError(
+                f"model.backbone.init_cfg must be dict(type='Pretrained', "
+                f'checkpoint={path!r}) instead of {name}.pretrained, which '
+                f'{" and ".join(dict.fromkeys(map(type_name, takers)))} does not take'
+            )
+        part.pop('pretrained')
+        yield f'{name}.pretrained=None is left out, which {type_name(part)} does not take.'
+
+
+def _takes(part: ConfigDict, argument: str, scope: str | None) -> bool:
+    """Return False only if it is certain that a class does not take an argument."""
+    cls = find_class(part, MODELS, scope)
+    if not isinstance(cls, type):
+        return True
+    parameters = inspect.signature(cls).parameters
+    return argument in parameters or any(p.kind == p.VAR_KEYWORD for p in parameters.values())
+
+
+def _check_windows(cfg: Config, splits: list[str]) -> None:
+    """Check how a segmenter's sliding windows cover an image."""
+    model = cfg.get('model') or {}
+    test_cfg = model.get('test_cfg') or {}
+    if splits == ['train'] or test_cfg.get('mode') != 'slide':
+        return
+    for name in ('crop_size', 'stride'):
+        pair = test_cfg.get(name)
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or min(pair) < 1:
+            raise ConfigError(
+                f"model.test_cfg.{name} must be a height and a width with mode='slide', got {pair}"
+            )
+    crop, stride = tuple(test_cfg['crop_size']), tuple(test_cfg['stride'])
+    backbone = find_class(model.get('backbone') or {}, MODELS, 'mmseg')
+    if min(crop) < 32 and getattr(backbone, '__module__', '').startswith('mmsecvit.'):
+        raise ConfigError(
+            f'model.test_cfg.crop_size must be at least 32 with {backbone.__name__}, which takes '
+            f'no smaller images, got {crop}'
+        )
+    if any(step > side for step, side in zip(stride, crop, strict=True)):
+        raise ConfigError(
+            f'model.test_cfg.stride must be at most model.test_cfg.crop_size, {crop}, or windows '
+            f'leave gaps between them, got {stride}'
+        )
+
+
+def _check_schedule(cfg: Config) -> Iterator[str]:
+    """Check that what counts epochs and what counts iterations fit each other."""
+    train_cfg = cfg.get('train_cfg') or {}
+    kind = type_name(train_cfg)
+    sampler = (cfg.get('train_dataloader') or {}).get('sampler') or {}
+    if kind in ('EpochBasedTrainLoop', 'ResumableEpochLoop') and type_name(sampler) in ENDLESS:
+        raise ConfigError(
+            f'train_dataloader.sampler must end, as DefaultSampler does, with train_cfg={kind}, '
+            f'got {type_name(sampler)}, with which the first epoch has no end'
+        )
+    if kind != 'IterBasedTrainLoop':
+        return
+    checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    if checkpoint and checkpoint.get('by_epoch', True):
+        yield (
+            'default_hooks.checkpoint.by_epoch should be False: training counts iterations, so '
+            'that the only checkpoint is written at its end.'
+        )
+    schedulers = cfg.get('param_scheduler') or []
+    for i, scheduler in enumerate(schedulers if isinstance(schedulers, list) else [schedulers]):
+        kind = type_name(scheduler)
+        steps = not scheduler.get('by_epoch', True) or scheduler.get('convert_to_iter_based')
+        if not steps and not kind.startswith('ReduceOnPlateau'):
+            name = f'param_scheduler.{i}' if isinstance(schedulers, list) else 'param_scheduler'
+            yield (
+                f'{name}.by_epoch should be False: training counts iterations, so that '
+                f'{kind} stays at its first value.'
+            )

@@ -10,10 +10,11 @@ from ..checkpoints import CheckpointReader, check_weights
 from ..datasets import check_data
 from ..errors import InputError
 from .augmentation import check_merging, set_tta
-from .config import load_config, set_visualization
+from .batches import check_image_sizes
+from .config import fill_in_loaders, load_config, set_visualization
 from .pictures import keep_folders
 from .runner import build_runner
-from .settings import check_settings
+from .settings import check_display, check_settings
 
 
 def test(
@@ -65,14 +66,19 @@ def test(
     cfg.pop('runner_type', None)  # FlexibleRunner's strategies are for training
     if show or show_dir:
         set_visualization(cfg, show, show_dir, wait_time)
+    if show:
+        check_display()
     if tta:
         set_tta(cfg)
+    filled_in = fill_in_loaders(cfg, ('test',))
     suspicious = check_settings(cfg, ('test',))
     suspicious += check_data(cfg, ('test',))
     reader = CheckpointReader(trust)
     reader.read(checkpoint)  # refuse what cannot be read before all work
     with reader.serving_mmengine():
         runner = build_runner(cfg)
+        if filled_in:
+            runner.logger.info(filled_in)
         for message in suspicious:
             runner.logger.warning(message)
         check_merging(runner.model)
@@ -82,6 +88,7 @@ def test(
             keep_folders(runner)
         if out is not None:
             runner.test_evaluator.metrics.append(_dump(cfg.default_scope, out))
+        check_image_sizes(runner, 'test')
         return runner.test()
 
 

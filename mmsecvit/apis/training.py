@@ -9,8 +9,10 @@ from torch import nn
 from ..checkpoints import CheckpointReader, check_weights
 from ..datasets import check_data
 from ..errors import InputError
+from .batches import check_image_sizes, check_training_batches
 from .config import (
     fill_in_engine,
+    fill_in_loaders,
     load_config,
     set_amp,
     set_auto_scale_lr,
@@ -77,7 +79,7 @@ def train(
     if tensorboard:
         set_tensorboard(cfg)
     set_resume(cfg, resume, reader)
-    filled_in = fill_in_engine(cfg)
+    filled_in = [fill_in_engine(cfg), fill_in_loaders(cfg, ('train', 'val'))]
     suspicious = check_settings(cfg, ('train', 'val'))
     suspicious += check_data(cfg, ('train', 'val'))
     with reader.serving_mmengine():
@@ -87,8 +89,8 @@ def train(
             # A run that starts from weights may have other classes, and so other heads.
             part = '' if cfg.get('resume') else 'backbone.'
             check_weights(runner.model, reader.read(load_from), load_from, config, part)
-        if filled_in:
-            runner.logger.info(filled_in)
+        for message in filter(None, filled_in):
+            runner.logger.info(message)
         for message in suspicious:
             runner.logger.warning(message)
         if starts_from_scratch(cfg):
@@ -96,6 +98,8 @@ def train(
                 'The backbone trains from scratch: give it weights with --pretrained PATH, or '
                 'continue an earlier run with --resume.'
             )
+        check_training_batches(runner)
+        check_image_sizes(runner, 'val')
         runner.train()
     runner.logger.info(summarize(runner))
     return runner

@@ -12,9 +12,6 @@ from .findings import MISSING, DataError, Finding, must_exist, report
 from .nodes import find_datasets, is_local
 from .unlabeled import find_missing_labels
 
-# A mask head is not among them: masks may have fewer classes than boxes.
-HEADS = ('bbox_head', 'decode_head', 'auxiliary_head')
-
 
 def check_data(cfg: Config, splits: Iterable[str]) -> list[str]:
     """Raise an error unless the data of a config exists and fits the config.
@@ -62,7 +59,6 @@ def find_faults(cfg: Config, splits: Iterable[str], thorough: bool = False) -> I
             yield from _as_findings(check, setting, dataset)
             if cfg.default_scope == 'mmdet' and is_local(dataset, dataset.get('data_root') or '.'):
                 yield from find_coco_faults(setting, dataset, thorough)
-            yield from _as_findings(_check_heads, cfg.get('model') or {}, 'model', setting, dataset)
         yield from find_missing_labels(cfg, split)
         evaluator = cfg.get(f'{split}_evaluator') or {}
         for i, metric in enumerate(evaluator if isinstance(evaluator, list) else [evaluator]):
@@ -103,21 +99,3 @@ def _check_dataset(setting: str, dataset: ConfigDict) -> None:
     if not dataset.get('ann_file'):
         return
     must_exist(f'{setting}.ann_file', Path(root, dataset.ann_file))
-
-
-def _check_heads(node: object, name: str, setting: str, dataset: ConfigDict) -> None:
-    classes = (dataset.get('metainfo') or {}).get('classes')
-    if not isinstance(classes, (list, tuple)):
-        return  # The data set has classes of its own, or reads them from a file.
-    if isinstance(node, dict):
-        given = node.get('num_classes')
-        if name.split('.')[-1] in HEADS and given not in (None, len(classes)):
-            raise DataError(
-                f'{name}.num_classes must be the number of classes in {setting}.metainfo, '
-                f'{len(classes)}, got {given}'
-            )
-        for key, child in node.items():
-            _check_heads(child, f'{name}.{key}', setting, dataset)
-    elif isinstance(node, (list, tuple)):
-        for child in node:
-            _check_heads(child, name, setting, dataset)

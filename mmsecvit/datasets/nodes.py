@@ -1,8 +1,10 @@
 """Find what a config names: data sets, loaders, types."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from mmengine.config import ConfigDict
+from mmengine.registry import Registry
 
 
 def find_datasets(node: object, setting: str) -> Iterator[tuple[str, ConfigDict]]:
@@ -52,6 +54,21 @@ def type_name(node: dict | None) -> str:
     kind = (node or {}).get('type') or ''
     name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
     return name.rpartition('.')[-1]
+
+
+def find_class(node: dict, registry: Registry, scope: str | None) -> Any:
+    """Return what a part of a config builds, a class or function, or None if it is unknown.
+
+    Args:
+        node: A part of a config, whose type is a name or a class.
+        registry: Where a name is looked up.
+        scope: The config's default scope.
+    """
+    kind = node.get('type')
+    if not isinstance(kind, str):
+        return kind
+    with registry.switch_scope_and_registry(scope) as scoped:
+        return scoped.get(kind)
 
 
 def is_local(node: ConfigDict, path: str | None) -> bool:

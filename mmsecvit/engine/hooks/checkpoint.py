@@ -79,6 +79,15 @@ class AtomicCheckpointHook(CheckpointHook):
             super()._save_checkpoint_with_step(runner, step, meta)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        wanted = self.key_indicators if self.save_best else []
+        missing = [key for key in wanted if key not in metrics and (key != 'auto' or not metrics)]
+        if missing:
+            # mmdet's CocoMetric gives nothing as long as a detector predicts nothing.
+            runner.logger.warning(
+                f'No best checkpoint is chosen: save_best asks for {", ".join(missing)}, and this '
+                f'validation gave {", ".join(metrics) or "no metric"}.'
+            )
+            return
         with self._removing_afterwards():
             super()._save_best_checkpoint(runner, metrics)
 
