@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from ...compat import kill_children, restart_workers
 from ..loops import ResumableEpochLoop
+from ..resuming import check_resumed, describe_data_order
 from .checkpoint import ATOMIC, LAST_CHECKPOINT, AtomicBackend
 
 INTERRUPTED = 'interrupted.pth'
@@ -73,10 +74,21 @@ class InterruptionHook(Hook):
         finally:
             signal.signal(signal.SIGTERM, previous)
 
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep what decides which images a step trains."""
+        loop = runner._train_loop
+        if isinstance(loop, BaseLoop) and isinstance(loop.dataloader, DataLoader):
+            checkpoint['meta']['data_order'] = describe_data_order(loop.dataloader)
+
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Tell the loop how much of the epoch was trained already."""
-        if runner.cfg.get('resume') and isinstance(runner._train_loop, ResumableEpochLoop):
-            runner._train_loop.trained_batches = checkpoint['meta'].get('trained_batches', 0)
+        """Check that a run can go on, and tell the loop how much of the epoch was trained."""
+        loop = runner._train_loop
+        if not runner.cfg.get('resume') or not isinstance(loop, BaseLoop):
+            return
+        if isinstance(loop.dataloader, DataLoader):
+            check_resumed(runner, checkpoint)
+        if isinstance(loop, ResumableEpochLoop):
+            loop.trained_batches = checkpoint['meta'].get('trained_batches', 0)
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
@@ -123,9 +135,10 @@ class InterruptionHook(Hook):
         self._exit_if_agreed(runner)
 
     def _ask(self, signum: int, frame: FrameType | None) -> None:
-        if not self._started:
-            raise SystemExit(EXIT_CODE)
         self._asked = True
+        if not self._started:  # an exception would be lost where a process is being forked
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGTERM)
 
     def _anyone_asked(self) -> bool:
         asked = torch.tensor(int(self._asked))
@@ -154,15 +167,37 @@ class InterruptionHook(Hook):
         return path
 
 
-def _restore_default_in_child() -> None:
-    """Let SIGTERM end a forked process: with our handler, ``Pool.terminate`` would wait forever."""
+_forking = threading.local()
+
+
+def _hold_sigterm() -> None:
+    """Hold SIGTERM back while this thread forks, if an :class:`InterruptionHook` handles it."""
     handler = signal.getsignal(signal.SIGTERM)
-    if isinstance(getattr(handler, '__self__', None), InterruptionHook):
+    is_ours = isinstance(getattr(handler, '__self__', None), InterruptionHook)
+    _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}) if is_ours else None
+
+
+def _release_sigterm() -> None:
+    if _forking.mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
+
+
+def _restore_default_in_child() -> None:
+    """Let SIGTERM end a forked process: with our handler, ``Pool.terminate`` would wait forever.
+
+    Python forgets the signals that a child gets before this runs, so they are held back until then.
+    """
+    if _forking.mask is not None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _release_sigterm()
 
 
 if hasattr(os, 'register_at_fork'):  # not on Windows
-    os.register_at_fork(after_in_child=_restore_default_in_child)
+    os.register_at_fork(
+        before=_hold_sigterm,
+        after_in_parent=_release_sigterm,
+        after_in_child=_restore_default_in_child,
+    )
 
 
 def _protect_workers(loader: DataLoader) -> None:

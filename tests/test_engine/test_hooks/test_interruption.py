@@ -1,4 +1,5 @@
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from mmengine.registry import HOOKS
 
 from mmsecvit import apis
 from mmsecvit.checkpoints import CheckpointError, read_checkpoint, read_state_dict
+from mmsecvit.engine import InterruptionHook
 
 from ..conftest import FILLED_IN, assert_dumped_config_is_the_users, read_losses
 
@@ -143,6 +145,25 @@ def test_sigterm_ends_forked_processes_as_usual(tmp_path, jobs):
     assert runner.in_child == signal.SIG_DFL
     assert runner.in_parent != signal.SIG_DFL
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_sigterm_ends_a_process_that_is_just_forked():
+    before = signal.signal(signal.SIGTERM, InterruptionHook()._ask)
+    ends = []
+    try:
+        for _ in range(50):
+            child = os.fork()
+            if child == 0:
+                signal.alarm(20)
+                signal.pause()
+                os._exit(0)
+            os.kill(child, signal.SIGTERM)
+            ends.append(os.WTERMSIG(os.waitpid(child, 0)[1]))
+        assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+        assert SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ends == [SIGTERM] * 50
 
 
 @HOOKS.register_module(force=True)
