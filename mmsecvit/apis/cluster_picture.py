@@ -12,8 +12,9 @@ from mmengine.registry import MODELS, DefaultScope
 from ..checkpoints import CheckpointReader
 from ..errors import InputError
 from ..visualization import draw_clusters, image_normalization, record_ranks
-from .config import load_config, set_pretrained
+from .config import load_config
 from .pictures import find_fault
+from .pretrained import find_backbone_config, set_pretrained
 
 # SecViT-T, with the normalization of ImageNet.
 DEFAULT_CONFIG = dict(
@@ -75,7 +76,7 @@ def visualize_clusters(
     if checkpoint:
         set_pretrained(cfg, checkpoint, reader)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')), reader.serving_mmengine():
-        backbone = MODELS.build(cfg.model.backbone)
+        backbone = MODELS.build([*find_backbone_config(cfg).values()][-1])
         if checkpoint:
             backbone.init_weights()
     normalization = {k: np.array(v) for k, v in image_normalization(cfg).items()}

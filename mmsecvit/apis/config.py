@@ -111,32 +111,6 @@ def find_toolbox(model: ConfigDict) -> str | None:
     return next((name for name in packages if name in TOOLBOXES), None)
 
 
-def set_pretrained(cfg: Config, path: str, reader: CheckpointReader) -> None:
-    """Let the backbone start from the weights in ``path``, a file or an http(s) address."""
-    if 'backbone' not in cfg.model:
-        raise InputError(f'pretrained needs a model with a backbone, got a {cfg.model.type}')
-    try:
-        reader.read(path)  # refuse what cannot be read before all work
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f'pretrained must be a checkpoint, but {path} does not exist'
-        ) from None
-    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=path)
-
-
-def starts_from_scratch(cfg: Config) -> bool:
-    """Return whether a detector or segmenter starts without weights and without an earlier run."""
-    if cfg.get('default_scope') not in ('mmdet', 'mmseg'):
-        return False
-    pretrained = False
-    for module in (cfg.model, cfg.model.get('backbone', {})):
-        init_cfg = module.get('init_cfg') or []
-        init_cfgs = init_cfg if isinstance(init_cfg, list) else [init_cfg]
-        # The class of the type Pretrained is PretrainedInit.
-        pretrained |= any(type_name(x) in ('Pretrained', 'PretrainedInit') for x in init_cfgs)
-    return not (pretrained or cfg.get('load_from') or cfg.get('resume'))
-
-
 def set_amp(cfg: Config) -> None:
     """Train with automatic mixed precision and a dynamic loss scale."""
     if not cfg.get('optim_wrapper'):

@@ -16,7 +16,8 @@ from ..checkpoints import CheckpointReader, check_weights, extract_state_dict
 from ..compat import stable_sort_in_onnx
 from ..errors import InputError
 from ..layers import SECA
-from .config import load_config, set_pretrained
+from .config import load_config
+from .pretrained import find_backbone_config, set_pretrained
 
 SUFFIXES = {'onnx': '.onnx', 'torch_export': '.pt2'}
 
@@ -142,7 +143,7 @@ def load_network(config: str | Path, checkpoint: str, trust: bool = False) -> Ba
             network.load_state_dict(extract_state_dict(content, checkpoint))
         else:
             set_pretrained(cfg, checkpoint, reader)
-            network = MODELS.build(cfg.model.backbone)
+            network = MODELS.build([*find_backbone_config(cfg).values()][-1])
             network.init_weights()
     return revert_sync_batchnorm(network).eval()  # for CPUs and for one process
 

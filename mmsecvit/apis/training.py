@@ -16,11 +16,10 @@ from .config import (
     load_config,
     set_amp,
     set_auto_scale_lr,
-    set_pretrained,
     set_resume,
     set_tensorboard,
-    starts_from_scratch,
 )
+from .pretrained import set_pretrained, starts_from_scratch
 from .runner import build_runner
 from .settings import check_settings
 from .summary import summarize
@@ -93,6 +92,10 @@ def train(
             runner.logger.info(message)
         for message in suspicious:
             runner.logger.warning(message)
+        if pretrained and load_from and not cfg.get('resume'):
+            runner.logger.warning(
+                f'{load_from} is loaded after {pretrained} (--pretrained) and replaces its weights.'
+            )
         if starts_from_scratch(cfg):
             runner.logger.warning(
                 'The backbone trains from scratch: give it weights with --pretrained PATH, or '

@@ -100,12 +100,22 @@ class PyramidBackbone(BaseModule):
     def init_weights(self) -> None:
         """Initialize the weights, or load them if ``init_cfg`` is of the type ``Pretrained``."""
         init_cfgs = [self.init_cfg] if isinstance(self.init_cfg, dict) else self.init_cfg
-        pretrained = [cfg for cfg in init_cfgs if cfg['type'] in ('Pretrained', PretrainedInit)]
+        pretrained = [cfg for cfg in init_cfgs if _is_pretrained(cfg['type'])]
         if pretrained:
             if not pretrained[0].get('checkpoint'):
                 raise InputError(f'init_cfg must name a checkpoint, got {pretrained[0]}')
+            # mmengine adds the scope where a config inherits from another toolbox.
+            taken = {'type', 'checkpoint', 'prefix', 'map_location', '_scope_'}
+            if unknown := sorted(pretrained[0].keys() - taken):
+                raise InputError(
+                    f'init_cfg of the type Pretrained takes checkpoint and prefix, got {unknown[0]}'
+                )
             load_backbone_weights(
-                self, pretrained[0]['checkpoint'], self.optional_weights(), self.advise
+                self,
+                pretrained[0]['checkpoint'],
+                self.optional_weights(),
+                self.advise,
+                pretrained[0].get('prefix'),
             )
             self.is_init = True
         else:
@@ -215,6 +225,34 @@ class PyramidBackbone(BaseModule):
         for module in frozen:
             module.eval()
             module.requires_grad_(False)
+
+
+def _is_pretrained(kind: str | type) -> bool:
+    """Return whether an initialization is mmengine's ``Pretrained``, a class or a name."""
+    return kind is PretrainedInit or str(kind).rpartition('.')[2] == 'Pretrained'
+
+
+def find_backbone(model: nn.Module) -> nn.Module:
+    """Return the backbone of a model, also of the detector inside another one.
+
+    Of several, such as a student's and a teacher's, it is the one that is trained, and of these the
+    outermost.
+
+    Args:
+        model: A model, or a wrapper of it.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    found = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, PyramidBackbone) or name.rpartition('.')[2] == 'backbone'
+    }
+    if not found:
+        raise InputError(f'the model must have a backbone, got a {type(model).__name__}')
+    trained = {name: any(p.requires_grad for p in m.parameters()) for name, m in found.items()}
+    return found[min(found, key=lambda name: (not trained[name], name.count('.')))]
 
 
 def find_arch(arch: str | int, architectures: dict[str, dict], alternative: str = '') -> dict:

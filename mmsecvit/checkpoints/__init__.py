@@ -3,16 +3,9 @@
 State dicts are mapped by names and shapes; no backbone is known here.
 """
 
-from .loading import (
-    CheckpointError,
-    CheckpointReader,
-    check_fit,
-    check_weights,
-    extract_state_dict,
-    load_backbone_weights,
-    read_checkpoint,
-    read_state_dict,
-)
+from .contents import CheckpointError, extract_state_dict
+from .loading import check_fit, check_weights, load_backbone_weights, read_state_dict
+from .reading import CheckpointReader, read_checkpoint
 from .released import from_released, is_released, to_released
 
 __all__ = [

@@ -40,13 +40,15 @@ _RENAMING_BACK = [
     (r'^neck\.', ''),
     (r'^head\.fc\.', 'head.'),
 ]
+# Every released state dict has this name.
+FIRST_RELEASED = 'patch_embed.proj.0.weight'
 # The rotary frequencies are computed, not stored.
 _DROPPED = re.compile(r'\.RoPE\.angle$')
 
 
 def is_released(state_dict: dict[str, Tensor]) -> bool:
     """Return whether the names are those of the authors' released network."""
-    return 'patch_embed.proj.0.weight' in state_dict
+    return FIRST_RELEASED in state_dict
 
 
 def from_released(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

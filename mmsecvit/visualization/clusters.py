@@ -216,6 +216,8 @@ def _panel(picture: np.ndarray, text: list[str], num_colors: int) -> np.ndarray:
 def image_normalization(cfg: Config) -> dict:
     """Return ``mean``, ``std`` and ``to_rgb`` of a config's data preprocessor."""
     preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    # mmdet's MultiBranchDataPreprocessor has the detector's inside.
+    preprocessor = preprocessor.get('data_preprocessor') or preprocessor
     # mmpretrain calls `to_rgb` what mmdet and mmseg call `bgr_to_rgb`.
     to_rgb = preprocessor.get('bgr_to_rgb') or preprocessor.get('to_rgb')
     mean, std = preprocessor.get('mean') or [0, 0, 0], preprocessor.get('std') or [1, 1, 1]

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
-from mmengine.model import PretrainedInit
 from mmengine.optim import OptimWrapper
 from torch.nn import SyncBatchNorm
 
@@ -11,36 +10,13 @@ from mmsecvit.apis.config import (
     fill_in_engine,
     load_config,
     set_amp,
-    set_pretrained,
     set_tensorboard,
     set_visualization,
-    starts_from_scratch,
     without_sync_batch_norm,
 )
-from mmsecvit.checkpoints import CheckpointReader
 from mmsecvit.engine import InterruptionHook, StepSeedHook
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
-PRETRAINED = dict(type='Pretrained', checkpoint='weights.pth')
-NORMAL = dict(type='TruncNormal', layer='Linear', std=0.02)
-
-
-@pytest.mark.parametrize(
-    ('init_cfg', 'expected'),
-    [
-        (None, True),
-        (NORMAL, True),
-        (PRETRAINED, False),
-        ([NORMAL], True),
-        ([PRETRAINED], False),
-        (dict(PRETRAINED, type=PretrainedInit), False),
-        (dict(PRETRAINED, type='mmengine.Pretrained'), False),
-    ],
-)
-def test_weights_of_the_backbone_are_no_start_from_scratch(init_cfg, expected):
-    model = dict(type='RetinaNet', backbone=dict(type='SecViT', init_cfg=init_cfg))
-    cfg = Config(dict(default_scope='mmdet', model=model))
-    assert starts_from_scratch(cfg) == expected
 
 
 def test_cpus_get_plain_batch_norms():
@@ -258,8 +234,6 @@ def test_an_absent_config_is_named():
 
 def test_options_for_what_a_config_lacks_are_refused():
     cfg = Config(dict(model=dict(type='GAN')))
-    with pytest.raises(ValueError, match='pretrained needs a model with a backbone, got a GAN'):
-        set_pretrained(cfg, 'weights.pth', CheckpointReader())
     with pytest.raises(ValueError, match='need default_hooks.visualization in the config'):
         set_visualization(cfg, show=True, show_dir=None, wait_time=1.0)
     pytest.importorskip('tensorboard')

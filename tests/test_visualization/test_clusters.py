@@ -5,12 +5,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from PIL import Image
 
 from mmsecvit import SECFasterViT, SecViT
 from mmsecvit.apis import visualize_clusters
 from mmsecvit.ops import kmeans_order, semantic_order
-from mmsecvit.visualization import cluster_maps, draw_clusters, paint_clusters, record_ranks
+from mmsecvit.visualization import (
+    cluster_maps,
+    draw_clusters,
+    image_normalization,
+    paint_clusters,
+    record_ranks,
+)
 from mmsecvit.visualization.clusters import GAP, TokenRanks
 
 ROOT = Path(__file__).parents[2]
@@ -159,3 +166,10 @@ def test_the_image_is_checked_first(tmp_path):
     (tmp_path / 'text.png').write_text('no image')
     with pytest.raises(ValueError, match='image .*text.png must be readable, but is not: no image'):
         visualize_clusters(tmp_path / 'text.png', tmp_path / 'out.png')
+
+
+@pytest.mark.parametrize('outer', [dict, lambda x: dict(type='MultiBranch', data_preprocessor=x)])
+def test_the_normalization_of_a_detector_inside_another_is_found(outer):
+    inner = dict(type='DetDataPreprocessor', mean=[1, 2, 3], std=[4, 5, 6], bgr_to_rgb=True)
+    cfg = Config(dict(model=dict(data_preprocessor=outer(inner))))
+    assert image_normalization(cfg) == dict(mean=[1, 2, 3], std=[4, 5, 6], to_rgb=True)

@@ -6,11 +6,11 @@ from contextlib import ExitStack
 import mmcv
 import numpy as np
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from ...backbones.base import find_backbone
 from ...errors import InputError
 
 
@@ -56,7 +56,7 @@ class ClusterVisualizationHook(Hook):
         """Raise a ValueError unless the backbone has these stages and this block."""
         from ...visualization import record_ranks
 
-        with record_ranks(_backbone(runner), self.stages, self.block):
+        with record_ranks(find_backbone(runner.model), self.stages, self.block):
             pass
 
     def before_train_iter(
@@ -67,7 +67,7 @@ class ClusterVisualizationHook(Hook):
             return
         from ...visualization import record_ranks
 
-        backbone = _backbone(runner)
+        backbone = find_backbone(runner.model)
         self._recorded = self._recording.enter_context(
             record_ranks(backbone, self.stages, self.block)
         )
@@ -96,8 +96,3 @@ class ClusterVisualizationHook(Hook):
 
     def _keep_image(self, backbone: nn.Module, inputs: tuple[Tensor]) -> None:
         self._image = inputs[0][0].detach().float().permute(1, 2, 0).cpu().numpy()
-
-
-def _backbone(runner: Runner) -> nn.Module:
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    return model.backbone
