@@ -100,7 +100,7 @@ def count_complexity(
     for name, module in model.named_modules():
         if isinstance(module, SECA):
             module.backend = 'auto'  # on the CPU, this calls `attend`
-            counted = partial(_count_products, products, name, module.num_clusters)
+            counted = partial(_count_products, products, name, module)
             module.attend = counted  # type: ignore[method-assign]
     _fix_inputs(model, shape)
 
@@ -159,7 +159,7 @@ def _count_flops(model: nn.Module, image: Tensor) -> tuple[Counter[str], Counter
 def _count_products(
     products: dict[str, int],
     name: str,
-    num_clusters: int,
+    attn: SECA,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -167,7 +167,8 @@ def _count_products(
 ) -> Tensor:
     """Replace clustered attention, which takes minutes on a CPU at the sizes of detection."""
     images, heads, length, head_dims = (int(n) for n in q.shape)
-    sizes = [end - start for start, end in pairwise(cluster_bounds(length, num_clusters))]
+    bounds = cluster_bounds(length, attn.num_clusters_of(length))
+    sizes = [end - start for start, end in pairwise(bounds)]
     products[name] = images * heads * 2 * head_dims * sum(size**2 for size in sizes)
     return v
 

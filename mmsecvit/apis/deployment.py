@@ -79,7 +79,8 @@ def export(
         format: ``onnx`` or ``torch_export``.
         dynamic: Whether the file takes any batch, and images of any height and width that are
             multiples of 32, as the toolboxes pad them. Other sizes have clusters of unequal sizes,
-            which need branches that neither format has.
+            which need branches that neither format has. With ``cluster_size``, clusters of unequal
+            sizes are padded.
         size: Height and width of the one image that a file takes which is not dynamic.
         trust: Whether to execute code that the checkpoint may hold.
 
@@ -104,7 +105,7 @@ def export(
         raise InputError(f'format onnx needs more packages: pip install {" ".join(missing)}')
     network = load_network(config, checkpoint, trust)
     if dynamic:
-        _check_divisible(getattr(network, 'backbone', network))
+        _check_dynamic(getattr(network, 'backbone', network))
         # torch.export specializes sizes of 0 and 1, and takes equal sizes for one size.
         example = torch.rand(2, 3, 224, 256)
         height, width = torch.export.Dim('height'), torch.export.Dim('width')
@@ -148,15 +149,22 @@ def load_network(config: str | Path, checkpoint: str, trust: bool = False) -> Ba
     return revert_sync_batchnorm(network).eval()  # for CPUs and for one process
 
 
-def _check_divisible(backbone: BaseModule) -> None:
-    """Raise a ValueError unless all clusters have one size, for all multiples of 32x32 pixels."""
+def _check_dynamic(backbone: BaseModule) -> None:
+    """Raise a ValueError unless one graph can be exported for all multiples of 32x32 pixels."""
     for i, stage in enumerate(backbone.stages):
         tokens = (8 >> i) ** 2
         for attn in stage.modules():
-            if isinstance(attn, SECA) and tokens % attn.num_clusters:
+            if not isinstance(attn, SECA):
+                continue
+            if attn.num_clusters is not None and tokens % attn.num_clusters:
                 raise InputError(
                     f'dynamic needs a num_clusters that divides the {tokens} tokens of 32x32 '
                     f'pixels in stage {i + 1}, got {attn.num_clusters}'
+                )
+            if attn.cluster_size is not None and attn.backend == 'reference':
+                raise InputError(
+                    'dynamic with cluster_size needs the attention_backend auto or sdpa, '
+                    'got reference'
                 )
 
 

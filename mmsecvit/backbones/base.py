@@ -13,6 +13,10 @@ from torch.utils.checkpoint import checkpoint
 
 from ..checkpoints import load_backbone_weights
 from ..errors import InputError
+from ..ops.attention import check_cluster_size
+
+# Of the four stages, Appendix A: clusters of 98 tokens, and 49 in the last stage, at 224x224.
+NUM_CLUSTERS = (32, 8, 2, 1)
 
 
 class PyramidBackbone(BaseModule):
@@ -283,6 +287,23 @@ def check_counts(name: str, counts: Sequence[int]) -> None:
         or not all(isinstance(count, Integral) and count >= 1 for count in counts)
     ):
         raise InputError(f'{name} must be four integers of at least 1, got {counts!r}')
+
+
+def clusters_of_stages(
+    num_clusters: Sequence[int] | None, cluster_size: int | None
+) -> Sequence[int | None]:
+    """Return the number of clusters of each stage, or None where their size decides.
+
+    Raises:
+        ValueError: If both are given, or if ``cluster_size`` or a number is no integer or below 1.
+    """
+    if cluster_size is not None:
+        check_cluster_size(cluster_size, num_clusters)
+        return (None,) * 4
+    if num_clusters is None:
+        return NUM_CLUSTERS
+    check_counts('num_clusters', num_clusters)
+    return num_clusters
 
 
 def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:

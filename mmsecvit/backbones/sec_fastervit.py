@@ -9,7 +9,8 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import SECA, WindowAttention, WindowPosition
-from .base import PyramidBackbone, drop_path_rates, find_arch
+from ..ops.attention import check_clusters
+from .base import NUM_CLUSTERS, PyramidBackbone, drop_path_rates, find_arch
 from .secvit import SecViTBlock
 
 # Table 8. `stem_dims`, the channels inside the stem, are those that give the table's number of
@@ -104,7 +105,7 @@ class SECFasterViT(PyramidBackbone):
 
     Args:
         arch: ``0`` or ``1``, Table 8. Defaults to ``0``.
-        num_clusters: Clusters of the third stage. Defaults to 2.
+        num_clusters: Clusters of the third stage. Defaults to 2, unless ``cluster_size`` is given.
         drop_path_rate: Stochastic depth rate of the last block; it rises linearly from 0 at the
             first block. Defaults to 0.2.
         out_indices: Stages whose maps are returned, each through a normalization of its own.
@@ -118,6 +119,8 @@ class SECFasterViT(PyramidBackbone):
             and 2 then count each batch twice in their running statistics. Defaults to False.
         attention_backend: Backend of :func:`mmsecvit.ops.sec_attention`. Defaults to ``auto``.
         in_channels: Channels of the images. Defaults to 3.
+        cluster_size: Tokens of a cluster of the third stage, in place of ``num_clusters``, as in
+            :class:`SecViT`. Defaults to None.
         init_cfg: Config of the initialization, as in :class:`SecViT`. Defaults to None.
 
     Raises:
@@ -138,7 +141,7 @@ class SECFasterViT(PyramidBackbone):
     def __init__(
         self,
         arch: str | int = '0',
-        num_clusters: int = 2,
+        num_clusters: int | None = None,
         drop_path_rate: float | None = None,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         norm_cfg: dict | None = None,
@@ -147,6 +150,7 @@ class SECFasterViT(PyramidBackbone):
         with_cp: bool = False,
         attention_backend: str = 'auto',
         in_channels: int = 3,
+        cluster_size: int | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         settings = find_arch(arch, ARCHITECTURES)
@@ -158,13 +162,17 @@ class SECFasterViT(PyramidBackbone):
             drop_path_rate = settings['drop_path_rate']
         rates = drop_path_rates(drop_path_rate, depths)
         norm_cfg = norm_cfg or dict(type='BN')
+        if num_clusters is None and cluster_size is None:
+            num_clusters = NUM_CLUSTERS[2]
+        check_clusters(num_clusters, cluster_size)
+        clusters = dict(num_clusters=num_clusters, cluster_size=cluster_size)
         stem_dims = settings['stem_dims']
 
         def block_of(i: int, rate: float) -> BaseModule:
             if i < 2:
                 return ConvBlock(dims[i], rate, norm_cfg)
             if i == 2:
-                attn = SECA(dims[i], num_heads[i], num_clusters, attention_backend, lce=False)
+                attn = SECA(dims[i], num_heads[i], backend=attention_backend, lce=False, **clusters)
                 return SecViTBlock(dims[i], attn, FFN_RATIO * dims[i], rate, cpe=False)
             return WindowBlock(dims[i], num_heads[i], FFN_RATIO * dims[i], rate)
 

@@ -8,7 +8,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import SECA
-from .base import PyramidBackbone, check_counts, drop_path_rates, find_arch
+from .base import PyramidBackbone, clusters_of_stages, drop_path_rates, find_arch
 
 # Table 8. The paper gives no rates of stochastic depth: these are Swin's.
 ARCHITECTURES = {
@@ -52,25 +52,21 @@ class SECSwinBlock(BaseModule):
     Args:
         embed_dims: Number of channels.
         num_heads: Number of heads.
-        num_clusters: Number of clusters in each head.
         drop_path_rate: Probability to drop a residual branch of a sample in training.
-        attention_backend: Backend of :func:`mmsecvit.ops.sec_attention`.
+        attention: Arguments of :class:`mmsecvit.layers.SECA`.
     """
 
     def __init__(
         self,
         embed_dims: int,
         num_heads: int,
-        num_clusters: int,
         drop_path_rate: float,
-        attention_backend: str,
+        attention: dict,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(embed_dims)
         # Swin has these names in the toolboxes, so that its weights load.
-        self.attn = nn.ModuleDict(
-            dict(w_msa=SECA(embed_dims, num_heads, num_clusters, attention_backend, lce=False))
-        )
+        self.attn = nn.ModuleDict(dict(w_msa=SECA(embed_dims, num_heads, lce=False, **attention)))
         self.norm2 = nn.LayerNorm(embed_dims)
         self.ffn = FFN(
             embed_dims,
@@ -94,7 +90,8 @@ class SECSwin(PyramidBackbone):
 
     Args:
         arch: ``tiny`` or ``small`` (or ``t``, ``s``), Table 8. Defaults to ``tiny``.
-        num_clusters: Clusters of the four stages. Defaults to (32, 8, 2, 1).
+        num_clusters: Clusters of the four stages. Defaults to (32, 8, 2, 1), unless
+            ``cluster_size`` is given.
         drop_path_rate: Stochastic depth rate of the last block; it rises linearly from 0 at the
             first block. Defaults to Swin's own, 0.2 and 0.3.
         out_indices: Stages whose maps are returned, each through a LayerNorm of its own. Later
@@ -105,6 +102,8 @@ class SECSwin(PyramidBackbone):
         with_cp: Whether to recompute blocks in the backward pass. Defaults to False.
         attention_backend: Backend of :func:`mmsecvit.ops.sec_attention`. Defaults to ``auto``.
         in_channels: Channels of the images. Defaults to 3.
+        cluster_size: Tokens of a cluster, in place of ``num_clusters``, as in :class:`SecViT`.
+            Defaults to None.
         init_cfg: Config of the initialization, as in :class:`SecViT`; ``Pretrained`` takes
             checkpoints of Swin too. Defaults to None.
 
@@ -126,7 +125,7 @@ class SECSwin(PyramidBackbone):
     def __init__(
         self,
         arch: str = 'tiny',
-        num_clusters: Sequence[int] = (32, 8, 2, 1),
+        num_clusters: Sequence[int] | None = None,
         drop_path_rate: float | None = None,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
@@ -134,6 +133,7 @@ class SECSwin(PyramidBackbone):
         with_cp: bool = False,
         attention_backend: str = 'auto',
         in_channels: int = 3,
+        cluster_size: int | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         settings = find_arch(arch, ARCHITECTURES)
@@ -141,7 +141,7 @@ class SECSwin(PyramidBackbone):
         super().__init__(
             dims, depths, out_indices, frozen_stages, norm_eval, with_cp, in_channels, init_cfg
         )
-        check_counts('num_clusters', num_clusters)
+        clusters = clusters_of_stages(num_clusters, cluster_size)
         if drop_path_rate is None:
             drop_path_rate = settings['drop_path_rate']
         rates = drop_path_rates(drop_path_rate, depths)
@@ -151,9 +151,11 @@ class SECSwin(PyramidBackbone):
         )
         self.stages = ModuleList()
         for i in range(self.num_stages):
+            attention = dict(
+                num_clusters=clusters[i], cluster_size=cluster_size, backend=attention_backend
+            )
             blocks = ModuleList(
-                SECSwinBlock(dims[i], num_heads[i], num_clusters[i], rate, attention_backend)
-                for rate in rates[i]
+                SECSwinBlock(dims[i], num_heads[i], rate, attention) for rate in rates[i]
             )
             stage = nn.ModuleDict(dict(blocks=blocks))
             if i + 1 < self.num_stages:

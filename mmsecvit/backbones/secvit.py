@@ -21,7 +21,7 @@ from ..layers import (
     patch_stem,
     rotary_table,
 )
-from .base import PyramidBackbone, check_counts, drop_path_rates, find_arch
+from .base import PyramidBackbone, check_counts, clusters_of_stages, drop_path_rates, find_arch
 from .secvit_ablations import check_ablations, other_attention
 
 # Table 8. `layer_scale` says which stages of the released network have it; the paper has none.
@@ -127,7 +127,8 @@ class SecViT(PyramidBackbone):
             weights the authors published and measured. It has rotary embedding of queries and
             keys, a convolution in the feed-forward network, no GELU at the end of the stem, and
             LayerScale. Defaults to ``paper``.
-        num_clusters: Clusters of the four stages. Defaults to (32, 8, 2, 1).
+        num_clusters: Clusters of the four stages. Defaults to (32, 8, 2, 1), unless
+            ``cluster_size`` is given.
         drop_path_rate: Stochastic depth rate of the last block; it rises linearly from 0 at the
             first block. Defaults to the architecture's own (Table 8).
         out_indices: Stages whose maps are returned. Later stages are not built.
@@ -152,6 +153,10 @@ class SecViT(PyramidBackbone):
         cpe: Whether blocks have the convolutional position encoding. Defaults to True.
         stem: ``conv``, the convolutional stem, or ``patch``, a 4x4 patch embedding with 2x2
             down-sampling between stages (Table 6, w/o Conv Stem). Defaults to ``conv``.
+        cluster_size: Tokens of a cluster, in place of ``num_clusters``: a stage of L tokens has
+            ``max(1, round(L / cluster_size))`` clusters, so that the cost of attention grows with
+            the pixels and not with their square. This is ours, not the paper's; 98 is the paper's
+            network at 224x224. Defaults to None.
         init_cfg: Config of the initialization. ``dict(type='Pretrained', checkpoint=PATH)``
             loads weights of this package or the authors', and refuses those that do not fit.
             Defaults to None: linear layers start from a truncated normal distribution with a
@@ -176,7 +181,7 @@ class SecViT(PyramidBackbone):
         self,
         arch: str | dict = 'tiny',
         variant: str = 'paper',
-        num_clusters: Sequence[int] = (32, 8, 2, 1),
+        num_clusters: Sequence[int] | None = None,
         drop_path_rate: float | None = None,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         norm_cfg: dict | None = None,
@@ -190,6 +195,7 @@ class SecViT(PyramidBackbone):
         lce: bool = True,
         cpe: bool = True,
         stem: str = 'conv',
+        cluster_size: int | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         arch = _parse_arch(arch)
@@ -200,7 +206,7 @@ class SecViT(PyramidBackbone):
         if variant not in [*VARIANTS]:
             raise InputError(f'variant must be one of {", ".join(VARIANTS)}, got {variant!r}')
         features = VARIANTS[variant]
-        check_counts('num_clusters', num_clusters)
+        clusters = clusters_of_stages(num_clusters, cluster_size)
         check_ablations(attention, stem)
         if drop_path_rate is None:
             drop_path_rate = arch['drop_path_rate']
@@ -217,7 +223,7 @@ class SecViT(PyramidBackbone):
         self.rotary_dims = head_dims if features['rotary'] else []
 
         def attention_of(i: int) -> nn.Module:
-            settings = dims[i], num_heads[i], num_clusters[i], attention_backend, lce
+            settings = dims[i], num_heads[i], clusters[i], attention_backend, lce, cluster_size
             if attention != 'sec':
                 return other_attention(attention, i, *settings)
             return SECA(*settings)

@@ -26,9 +26,10 @@ def other_attention(
     stage: int,
     embed_dims: int,
     num_heads: int,
-    num_clusters: int,
+    num_clusters: int | None,
     backend: str,
     lce: bool,
+    cluster_size: int | None,
 ) -> nn.Module:
     """Build the attention that replaces semantic clusters.
 
@@ -40,9 +41,10 @@ def other_attention(
         num_clusters: Number of clusters, for ``kmeans``.
         backend: Backend of :func:`mmsecvit.ops.sec_attention`, for ``kmeans``.
         lce: Whether the attention has local context enhancement.
+        cluster_size: Tokens of a cluster in place of ``num_clusters``, for ``kmeans``.
     """
     if attention == 'window':
         return WindowAttention(embed_dims, num_heads, WINDOW, lce)
     if attention == 'cswin':
         return CrossShapedAttention(embed_dims, num_heads, STRIPES[stage], lce)
-    return KMeansAttention(embed_dims, num_heads, num_clusters, backend, lce)
+    return KMeansAttention(embed_dims, num_heads, num_clusters, backend, lce, cluster_size)

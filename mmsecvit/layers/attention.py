@@ -5,8 +5,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..ops import kmeans_order, sec_attention, semantic_order, window_attention
-from ..ops.attention import check_backend, check_num_clusters, choose_backend
+from ..ops import count_clusters, kmeans_order, sec_attention, semantic_order, window_attention
+from ..ops.attention import check_backend, check_clusters, choose_backend
+from ..ops.clustering import Partition
 from ..ops.fused import seca
 from .convolution import DepthwiseConv2d
 from .position import WindowBias
@@ -99,29 +100,40 @@ class SECA(GroupedAttention):
     Args:
         embed_dims: Number of channels, a multiple of ``num_heads``.
         num_heads: Number of heads.
-        num_clusters: Number of clusters in each head.
+        num_clusters: Number of clusters in each head. Defaults to None: ``cluster_size`` decides.
         backend: Backend of :func:`mmsecvit.ops.sec_attention`. With ``triton``, rotary embedding
             and local context are fused into the operation. Defaults to ``auto``.
         lce: Whether local context enhancement is added. Defaults to True.
+        cluster_size: Tokens of a cluster, in place of ``num_clusters``: there are as many
+            clusters as :func:`mmsecvit.ops.count_clusters` counts. Defaults to None.
 
     Raises:
-        ValueError: If ``embed_dims`` is no multiple of ``num_heads``, ``num_clusters`` is no
-            integer or below 1, or ``backend`` is unknown.
+        ValueError: If ``embed_dims`` is no multiple of ``num_heads``, ``backend`` is unknown, or
+            not exactly one of ``num_clusters`` and ``cluster_size`` is an integer of at least 1
+            and the other one None.
     """
 
     def __init__(
         self,
         embed_dims: int,
         num_heads: int,
-        num_clusters: int,
+        num_clusters: int | None = None,
         backend: str = 'auto',
         lce: bool = True,
+        cluster_size: int | None = None,
     ) -> None:
         super().__init__(embed_dims, num_heads, lce)
-        check_num_clusters(num_clusters)
+        check_clusters(num_clusters, cluster_size)
         check_backend(backend)
         self.num_clusters = num_clusters
+        self.cluster_size = cluster_size
         self.backend = backend
+
+    def num_clusters_of(self, length: int) -> int:
+        """Return the number of clusters that ``length`` tokens have, at most ``length``."""
+        if self.num_clusters is not None:
+            return min(self.num_clusters, length)
+        return count_clusters(length, self.cluster_size)  # type: ignore[arg-type]
 
     def mix(self, qkv: Tensor, rotary: Tensor | None) -> Tensor:
         head_dims = self.proj.in_features // self.num_heads
@@ -132,7 +144,7 @@ class SECA(GroupedAttention):
         return seca(
             qkv,
             self.num_heads,
-            min(self.num_clusters, qkv.shape[1] * qkv.shape[2]),
+            self.num_clusters_of(qkv.shape[1] * qkv.shape[2]),
             rotary,
             self.lce.weight if self.lce is not None else None,
             self.lce.bias if self.lce is not None else None,
@@ -144,21 +156,23 @@ class SECA(GroupedAttention):
         return semantic_order(k)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
+        num_clusters = self.num_clusters_of(k.shape[2])
         # An order for one cluster would be computed in vain.
-        order = self.order(k) if self.num_clusters > 1 else None
-        return sec_attention(q, k, v, self.num_clusters, order=order, backend=self.backend)
+        is_single = Partition.of(k.shape[2], num_clusters).is_single
+        order = None if is_single else self.order(k)
+        return sec_attention(q, k, v, num_clusters, order=order, backend=self.backend)
 
     def extra_repr(self) -> str:
-        return (
-            f'num_heads={self.num_heads}, num_clusters={self.num_clusters}, backend={self.backend}'
-        )
+        name = 'num_clusters' if self.cluster_size is None else 'cluster_size'
+        clusters = f'{name}={getattr(self, name)}'
+        return f'num_heads={self.num_heads}, {clusters}, backend={self.backend}'
 
 
 class KMeansAttention(SECA):
     """SECA whose clusters come from k-means, made equal in size (Figure 1); same arguments."""
 
     def order(self, k: Tensor) -> Tensor:
-        return kmeans_order(k, self.num_clusters)
+        return kmeans_order(k, self.num_clusters_of(k.shape[2]))
 
 
 class WindowAttention(GroupedAttention):

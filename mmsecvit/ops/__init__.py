@@ -1,7 +1,14 @@
 """Pure tensor functions of Semantic Equitable Clustering, which need only torch."""
 
 from .attention import sec_attention
-from .clustering import cluster_bounds, kmeans_order, semantic_order
+from .clustering import cluster_bounds, count_clusters, kmeans_order, semantic_order
 from .windows import window_attention
 
-__all__ = ['cluster_bounds', 'kmeans_order', 'sec_attention', 'semantic_order', 'window_attention']
+__all__ = [
+    'cluster_bounds',
+    'count_clusters',
+    'kmeans_order',
+    'sec_attention',
+    'semantic_order',
+    'window_attention',
+]

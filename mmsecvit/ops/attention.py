@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from numbers import Integral
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,10 +11,11 @@ from torch import Tensor
 
 from ..errors import InputError
 from .backends import reference, sdpa, triton
-from .clustering import Partition, semantic_order
+from .clustering import Partition, is_static, semantic_order
 
-# Each backend takes (q, k, v, order, partition, scale) with tokens first, (B, L, heads, d), and at
-# least two clusters, has nothing left to check, and returns (B, L, heads, d).
+# Each backend takes (q, k, v, order, partition, scale) with tokens first, (B, L, heads, d), has
+# nothing left to check, and returns (B, L, heads, d). There are at least two clusters where their
+# number is known.
 _BACKENDS: dict[str, Callable[..., Tensor]] = {
     'reference': reference.attention,
     'sdpa': sdpa.attention,
@@ -34,6 +36,27 @@ def check_num_clusters(num_clusters: int) -> None:
     """Raise a ValueError unless ``num_clusters`` is an integer of at least 1."""
     if not isinstance(num_clusters, Integral) or num_clusters < 1:
         raise InputError(f'num_clusters must be an integer of at least 1, got {num_clusters!r}')
+
+
+def check_clusters(num_clusters: int | None, cluster_size: int | None) -> None:
+    """Raise a ValueError unless one is an integer of at least 1 and the other one is None."""
+    if cluster_size is not None:
+        check_cluster_size(cluster_size, num_clusters)
+    elif num_clusters is None:
+        raise InputError('num_clusters or cluster_size must be given')
+    else:
+        check_num_clusters(num_clusters)
+
+
+def check_cluster_size(cluster_size: int, num_clusters: Any) -> None:
+    """Raise a ValueError unless ``cluster_size`` is a size and ``num_clusters`` is None."""
+    if isinstance(cluster_size, bool) or not isinstance(cluster_size, Integral) or cluster_size < 1:
+        raise InputError(f'cluster_size must be an integer of at least 1, got {cluster_size!r}')
+    if num_clusters is not None:
+        raise InputError(
+            'cluster_size and num_clusters exclude each other: set one of them to None, got '
+            f'{cluster_size!r} and {num_clusters!r}'
+        )
 
 
 def choose_backend(backend: str, x: Tensor) -> str:
@@ -127,7 +150,8 @@ def sec_attention(
                 f'{name} must have the dtype and device of q, {q.dtype} on {q.device}, '
                 f'got {x.dtype} on {x.device}'
             )
-    check_num_clusters(num_clusters)
+    if is_static(num_clusters):
+        check_num_clusters(num_clusters)
     check_backend(backend)
     if order is not None and (
         (order.shape, order.dtype, order.device) != (q.shape[:3], torch.int64, q.device)
@@ -141,7 +165,7 @@ def sec_attention(
         scale = q.shape[-1] ** -0.5
 
     partition = Partition.of(q.shape[2], num_clusters)
-    if partition.num_clusters == 1:
+    if partition.is_single:
         if backend == 'reference':
             return reference.plain_attention(q, k, v, scale)
         return F.scaled_dot_product_attention(q, k, v, scale=scale)

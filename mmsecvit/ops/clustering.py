@@ -50,15 +50,51 @@ def kmeans_order(k: Tensor, num_clusters: int, iterations: int = 10) -> Tensor:
     Returns:
         Token indices by cluster, in each cluster in raster order, (B, heads, L), int64.
     """
-    seeds = cluster_bounds(k.shape[-2], num_clusters)[:-1]
+    length, num_clusters = Partition.of(k.shape[-2], num_clusters)
+    seeds = torch.arange(num_clusters, device=k.device) * length // num_clusters
     with torch.no_grad(), _without_autocast(k):
         k = F.normalize(k.float(), dim=-1)
         centers = k[..., seeds, :]
         for _ in range(iterations):
             labels = (k @ centers.transpose(-2, -1)).argmax(dim=-1)
-            members = F.one_hot(labels, len(seeds)).to(k.dtype)
+            members = F.one_hot(labels, num_clusters).to(k.dtype)
             centers = F.normalize(members.transpose(-2, -1) @ k, dim=-1)
         return labels.argsort(dim=-1, stable=True)
+
+
+def count_clusters(length: int, cluster_size: int) -> int:
+    """Return the number of clusters of about ``cluster_size`` tokens each.
+
+    It is ``max(1, round(length / cluster_size))``, so that no cluster has more than 3/2 of the
+    size. Where a graph is traced for all lengths, it is a symbolic integer.
+
+    Args:
+        length: Number of tokens, at least 1.
+        cluster_size: Tokens of a cluster, at least 1.
+
+    Example:
+        >>> [count_clusters(side**2, cluster_size=98) for side in (56, 28, 14, 7)]
+        [32, 8, 2, 1]
+    """
+    if isinstance(length, Tensor):  # while torch.jit traces
+        length = int(length)
+    # In integers, since a symbolic `round` or `max` of Python is decided while a graph is traced.
+    # Halves go to the even number, as in `round`: up where the quotient is odd.
+    halves_up = length // cluster_size % 2
+    rounded = (2 * length + cluster_size - 1 + halves_up) // (2 * cluster_size)
+    return torch.sym_max(1, rounded)
+
+
+def is_static(number: int) -> bool:
+    """Return whether a number is known: in a graph for all sizes, some are known when it runs."""
+    if not (torch.compiler.is_compiling() or isinstance(number, torch.SymInt)):
+        return True
+    from torch.fx.experimental import symbolic_shapes
+
+    # torch <= 2.6 has no such function, and compiles anew for another number.
+    if not hasattr(symbolic_shapes, 'has_static_value'):
+        return True
+    return symbolic_shapes.has_static_value(number)
 
 
 def cluster_bounds(length: int, n: int) -> list[int]:
@@ -96,7 +132,18 @@ class Partition(NamedTuple):
     @classmethod
     def of(cls, length: int, num_clusters: int) -> 'Partition':
         """Make a partition; more clusters than tokens become ``length`` clusters."""
-        return cls(length, min(num_clusters, length))
+        # A symbolic number comes from `count_clusters` and is no larger.
+        return cls(length, min(num_clusters, length) if is_static(num_clusters) else num_clusters)
+
+    @property
+    def is_static(self) -> bool:
+        """Return whether the number of clusters is known: see :func:`is_static`."""
+        return is_static(self.num_clusters)
+
+    @property
+    def is_single(self) -> bool:
+        """Return whether there is one cluster, as far as is known."""
+        return self.is_static and self.num_clusters == 1
 
     @property
     def size(self) -> int:
@@ -150,11 +197,11 @@ def permute_rows(x: Tensor, rows: Tensor, inverse: Tensor) -> Tensor:
 
     Args:
         x: Rows, (N, d).
-        rows: A permutation, (N,), int64.
-        inverse: The inverse of ``rows``, as from :func:`invert_order`.
+        rows: A permutation, (M,), int64, which may have copies that get no gradient.
+        inverse: Where each row of ``x`` is in ``rows``, (N,), as from :func:`invert_order`.
 
     Returns:
-        (N, d): ``x[rows[i]]`` at ``i``.
+        (M, d): ``x[rows[i]]`` at ``i``.
     """
     return _PermuteRows.apply(x, rows, inverse)  # type: ignore[no-untyped-call]
 

@@ -354,15 +354,16 @@ if AVAILABLE:
         'mmsecvit::seca',
         _seca,
         mutates_args=(),
-        schema='(Tensor qkv, int num_heads, int num_clusters, Tensor? rotary, Tensor? lce_weight, '
-        'Tensor? lce_bias, float scale) -> (Tensor, Tensor, Tensor, Tensor, Tensor)',
+        schema='(Tensor qkv, int num_heads, SymInt num_clusters, Tensor? rotary, '
+        'Tensor? lce_weight, Tensor? lce_bias, float scale) '
+        '-> (Tensor, Tensor, Tensor, Tensor, Tensor)',
     )
     _seca_operation.register_fake(_empty_seca)
     _seca_backward_operation = torch.library.custom_op(
         'mmsecvit::seca_backward',
         _seca_backward,
         mutates_args=(),
-        schema='(Tensor grad_out, Tensor qkv, int num_heads, int num_clusters, Tensor? rotary, '
+        schema='(Tensor grad_out, Tensor qkv, int num_heads, SymInt num_clusters, Tensor? rotary, '
         'Tensor? lce_weight, float scale, Tensor out, Tensor attended, Tensor turned, '
         'Tensor order, Tensor log_sum, bool with_weight) -> (Tensor, Tensor, Tensor)',
     )

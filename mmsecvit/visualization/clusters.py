@@ -69,7 +69,7 @@ def record_ranks(
             x, *rotary = inputs
             _, k, _ = attn.split_heads(attn.qkv(x), *rotary)
             ranks = invert_order(attn.order(k)).unflatten(-1, x.shape[1:3])
-        recorded[stage] = TokenRanks(ranks, attn.num_clusters)
+        recorded[stage] = TokenRanks(ranks, attn.num_clusters_of(ranks[0, 0].numel()))
 
     attentions = {stage: _find_attention(backbone, stage, block) for stage in stages}
     handles = [

@@ -1,3 +1,4 @@
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,20 @@ def test_counts_are_those_of_the_closed_form(tmp_path):
     assert parts['neck'].module_flops == 12 * 64 * (32 + 2)
     assert parts['head'] == Complexity(64 * 10 + 10, 64 * 10, 0)
     assert list(parts)[-4:] == ['stage 4', 'out_norms', 'neck', 'head']
+
+
+def test_the_cost_of_clusters_of_one_size_grows_with_the_pixels(tmp_path):
+    options = {'model.backbone.num_clusters': None, 'model.backbone.cluster_size': 12}
+    config = write(tmp_path, CLASSIFIER)
+    for height, width in ((72, 104), (144, 208), (288, 416)):
+        parts = count_complexity(config, (height, width), options)
+        for i, c in enumerate(DIMS):
+            length = -(-height // 2 ** (i + 2)) * -(-width // 2 ** (i + 2))
+            number = max(1, round(Fraction(length, 12)))
+            squares = sum(size**2 for size in cluster_sizes(length, number))
+            assert parts[f'stage {i + 1}'].attention_flops == DEPTHS[i] * 2 * squares * c
+            # A fixed number of clusters would cost up to 16 times as much here.
+            assert squares <= 1.5 * 12 * length
 
 
 def test_fused_attention_of_other_networks_is_counted(tmp_path):

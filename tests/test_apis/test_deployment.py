@@ -25,6 +25,7 @@ model = dict(
         variant='released',
         norm_cfg=dict(type='SyncBN'),
         out_indices={stages},
+        cluster_size={cluster_size},
     ),
     neck=dict(type='SecViTNeck', in_channels=32, out_channels=64),
     head=dict(type='LinearClsHead', num_classes=5, in_channels=64),
@@ -36,9 +37,10 @@ model = dict(
 def files(tmp_path):
     """Writes a config and weights. In mmdet's scope, only the backbone of the config counts."""
 
-    def write(scope, stages):
+    def write(scope, stages, cluster_size=None):
         config = tmp_path / 'config.py'
-        config.write_text(CONFIG.format(scope=scope, arch=MICRO, stages=stages))
+        settings = dict(scope=scope, stages=stages, cluster_size=cluster_size)
+        config.write_text(CONFIG.format(arch=MICRO, **settings))
         weights = SecViT(MICRO, 'released', out_indices=stages).state_dict()
         if scope == 'mmpretrain':
             import mmpretrain.models  # noqa: F401
@@ -69,6 +71,31 @@ def test_one_dynamic_file_agrees_with_pytorch_at_every_size(tmp_path, files, for
     torch.manual_seed(1)
     for shape in [(1, 3, 224, 224), (1, 3, 256, 320), (1, 3, 480, 640), (3, 3, 32, 96)]:
         assert compare(network, run, shape).difference <= 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('format', 'suffix'), [('onnx', '.onnx'), ('torch_export', '.pt2')])
+def test_one_dynamic_file_has_clusters_of_one_size(tmp_path, files, format, suffix):
+    skip_without(format)
+    # At 32 pixels there is one cluster in the last stage, and one token in it.
+    config, checkpoint = files('mmdet', (0, 1, 2, 3), cluster_size=98)
+    run = export(config, checkpoint, tmp_path / f'x{suffix}', format, dynamic=True)
+    network = load_network(config, checkpoint)
+    torch.manual_seed(1)
+    for size in [(224, 224), (256, 320), (480, 640), (640, 480), (800, 1344), (32, 96), (32, 32)]:
+        found = compare(network, run, (1, 3, *size))
+        # Where rounding decides, a token is in another cluster.
+        assert found.difference <= 1e-4 or found.share <= 0.02, size
+    assert compare(network, run, (3, 3, 256, 320)).share <= 0.02
+
+
+def test_the_oracle_has_no_dynamic_file_with_clusters_of_one_size(tmp_path, files):
+    config, checkpoint = files('mmdet', (0, 1), cluster_size=98)
+    backend = "attention_backend='reference', out_indices"
+    config.write_text(config.read_text().replace('out_indices', backend))
+    message = 'dynamic with cluster_size needs the attention_backend auto or sdpa, got reference'
+    with pytest.raises(ValueError, match=message):
+        export(config, checkpoint, tmp_path / 'x.pt2', 'torch_export', dynamic=True)
 
 
 def test_clusters_of_two_sizes_are_refused_in_a_dynamic_file(tmp_path, files):

@@ -1,10 +1,13 @@
 """The alternatives to semantic clusters, and FasterViT's positions."""
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mmsecvit.layers import (
     SECA,
@@ -59,6 +62,40 @@ def test_kmeans_attention_attends_in_equal_parts_of_the_kmeans_order():
     order = kmeans_order(k, 3)
     out = sec_attention(q, k, v, 3, order=order, backend='reference')
     torch.testing.assert_close(attention(x), project(attention, out, x))
+
+
+@pytest.mark.parametrize('kind', [SECA, KMeansAttention])
+@pytest.mark.parametrize('backend', ['reference', 'sdpa'])
+@given(grid=st.tuples(st.integers(1, 9), st.integers(1, 9)), size=st.integers(1, 30))
+def test_a_size_of_clusters_is_the_number_that_fits_best(kind, backend, grid, size):
+    sized = kind(8, num_heads=2, cluster_size=size, backend=backend)
+    number = max(1, round(Fraction(grid[0] * grid[1], size)))
+    fixed = kind(8, num_heads=2, num_clusters=number, backend=backend)
+    fixed.load_state_dict(sized.state_dict())
+    x = torch.randn(2, *grid, 8)
+    assert torch.equal(sized(x), fixed(x))
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(), 'num_clusters or cluster_size must be given'),
+        (dict(cluster_size=0), 'cluster_size must be an integer of at least 1, got 0'),
+        (dict(cluster_size=9.5), 'cluster_size must be an integer of at least 1, got 9.5'),
+        (
+            dict(num_clusters=4, cluster_size=9),
+            'cluster_size and num_clusters exclude each other: .* got 9 and 4',
+        ),
+    ],
+)
+def test_a_number_or_a_size_of_clusters_is_wanted(options, message):
+    with pytest.raises(ValueError, match=message):
+        SECA(8, 2, **options)
+
+
+def test_the_layer_says_which_clusters_it_has():
+    assert 'num_clusters=4' in repr(SECA(8, 2, 4))
+    assert 'cluster_size=9' in repr(SECA(8, 2, cluster_size=9))
 
 
 def test_without_lce_only_the_local_context_is_missing():

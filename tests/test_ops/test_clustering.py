@@ -1,3 +1,5 @@
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
-from mmsecvit.ops import cluster_bounds, kmeans_order, semantic_order
+from mmsecvit.ops import cluster_bounds, count_clusters, kmeans_order, semantic_order
 from mmsecvit.ops.clustering import invert_order, permute_rows
 
 pytestmark = pytest.mark.usefixtures('on_the_gpu')
@@ -33,6 +35,20 @@ def test_cluster_bounds_of_uneven_clusters():
 def test_cluster_bounds_refuse_what_is_below_one(length, n, name):
     with pytest.raises(ValueError, match=f'^{name} must be at least 1, got'):
         cluster_bounds(length, n)
+
+
+@given(st.integers(1, 10**7), st.integers(1, 2000))
+def test_the_number_of_clusters_is_the_rounded_ratio(length, cluster_size):
+    number = count_clusters(length, cluster_size)
+    assert number == max(1, round(Fraction(length, cluster_size)))
+    assert 1 <= number <= length
+    assert Fraction(length, number) <= Fraction(3, 2) * cluster_size
+
+
+@pytest.mark.parametrize('size', [1, 2, 3, 4, 49, 98, 99])
+def test_halves_go_to_the_even_number_of_clusters(size):
+    for length in range(1, 8 * size):
+        assert count_clusters(length, size) == max(1, round(Fraction(length, size)))
 
 
 def similarity_to_mean(k: torch.Tensor) -> np.ndarray:

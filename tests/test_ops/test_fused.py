@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from packaging.version import Version
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from mmsecvit.layers import SECA, rotary_table
 from mmsecvit.ops import fused, semantic_order
@@ -187,3 +188,28 @@ def test_gradients_of_the_compiled_layer_in_one_graph():
         run(x, table).sin().sum().backward()
         gradients.append([p.grad for p in layer.parameters()])
     torch.testing.assert_close(*gradients)
+
+
+def test_the_size_of_clusters_decides_their_number():
+    sized = SECA(16, 2, backend='triton', cluster_size=6)
+    fixed = SECA(16, 2, num_clusters=3, backend='triton')
+    fixed.load_state_dict(sized.state_dict())
+    x = torch.randn(1, 4, 5, 16)
+    assert torch.equal(sized(x), fixed(x))
+
+
+@pytest.mark.slow
+def test_clusters_of_one_size_compile_once_for_all_grids():
+    torch.compiler.reset()
+    layer = SECA(16, 2, backend='triton', cluster_size=6)
+    graphs = CompileCounterWithBackend('aot_eager')
+    compiled = torch.compile(layer, backend=graphs, fullgraph=True, dynamic=True)
+    for grid in [(4, 5), (3, 6), (2, 3), (5, 7)]:
+        x = torch.randn(2, *grid, 16, requires_grad=True)
+        results = []
+        for run in (layer, compiled):
+            out = run(x)
+            grads = torch.autograd.grad(out.sin().sum(), [x, *layer.parameters()])
+            results.append([out, *grads])
+        torch.testing.assert_close(*results)
+    assert graphs.frame_count == 1

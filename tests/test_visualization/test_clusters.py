@@ -48,6 +48,16 @@ def test_the_ranks_are_those_of_the_keys_that_attend(monkeypatch):
         assert torch.equal(ranks.flatten(2).argsort(-1), semantic_order(keys))
 
 
+def test_clusters_of_one_size_are_drawn_by_their_number_at_this_size():
+    backbone = SecViT(MICRO, 'released', cluster_size=20).eval()
+    with torch.no_grad(), record_ranks(backbone) as recorded:
+        backbone(torch.rand(1, 3, 40, 64))
+    # 160, 40, 12 and 4 tokens.
+    assert [ranks.num_clusters for ranks in recorded.values()] == [8, 2, 1, 1]
+    (clusters,) = cluster_maps(recorded[1])
+    assert clusters.flatten().bincount().tolist() == [20] * 8
+
+
 def test_recording_changes_nothing_and_leaves_nothing_behind():
     backbone = SecViT(MICRO, drop_path_rate=0.0)
     x = torch.rand(1, 3, 64, 64)

@@ -31,6 +31,8 @@ def attention(
     Returns:
         (B, L, heads, d), contiguous, tokens in the order of ``q``.
     """
+    if not partition.is_static:
+        return _attend_padded(q, k, v, order, partition, scale)
     groups = _rows_by_cluster_size(order, partition)
     if q.is_cuda:
         groups = [part for group in groups for part in group.split(LARGEST_CUDA_BATCH)]
@@ -90,3 +92,61 @@ def _rows_by_cluster_size(order: Tensor, partition: Partition) -> list[Tensor]:
         ranks = starts[:, None] + torch.arange(size, device=order.device)
         groups.append(rows[:, :, ranks].flatten(0, 2))
     return groups
+
+
+def _attend_padded(
+    q: Tensor, k: Tensor, v: Tensor, order: Tensor, partition: Partition, scale: float
+) -> Tensor:
+    """Attend inside clusters whose number is not known while a graph is traced.
+
+    Whether the clusters have one size or two would be a branch. So all get places for the larger
+    size here, and a mask hides the place that a smaller cluster leaves free. Arguments and result
+    are those of :func:`attention`.
+    """
+    shape = q.shape
+    number = shape[0] * shape[2] * partition.num_clusters
+    size = (partition.length + partition.num_clusters - 1) // partition.num_clusters
+    rows, inverse, taken = _rows_by_place(order, partition, size)
+    taken = taken.view(number, 1, 1, size)
+    q, k, v = (
+        permute_rows(x.reshape(-1, shape[3]), rows, inverse).view(number, 1, size, shape[3])
+        for x in (q, k, v)
+    )
+    out = F.scaled_dot_product_attention(q, k, v, taken, scale=scale)
+    # A free place holds a copy of a row, which must not get the row's gradient too.
+    out = torch.where(taken.transpose(2, 3), out, 0)
+    return permute_rows(out.flatten(0, 2), inverse, rows).view(shape)
+
+
+def _rows_by_place(order: Tensor, partition: Partition, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Give each cluster places for ``size`` tokens, in (B, L, heads, d) seen as rows of d channels.
+
+    Clusters and their places are one dimension throughout: a dimension of clusters could have the
+    size 1, which is a branch.
+
+    Args:
+        order: Permutation of each head's tokens, (B, heads, L), int64.
+        partition: Clusters of the ordered tokens.
+        size: Number of tokens of the larger clusters.
+
+    Returns:
+        The row in each place, and whether it is there for itself and not to fill the place, both
+        (B * heads * clusters * size,); in between, the place of each row, (B * L * heads,).
+    """
+    batch, heads, length = order.shape
+    num_clusters = partition.num_clusters
+    place = torch.arange(num_clusters * size, device=order.device)
+    cluster = place // size
+    rank = cluster * length // num_clusters + place % size
+    taken = rank < (cluster + 1) * length // num_clusters
+    head = torch.arange(batch * heads, device=order.device)[:, None]
+    token = order.flatten(0, 1).index_select(1, rank.clamp(max=length - 1))
+    rows = (head // heads * length + token) * heads + head % heads
+
+    rank = invert_order(order)
+    cluster = ((rank + 1) * num_clusters - 1) // length
+    places = cluster * size + rank - cluster * length // num_clusters
+    places = places + (head * (num_clusters * size)).view(batch, heads, 1)
+    # (B, heads, L) -> (B * L * heads,)
+    places = places.transpose(1, 2).flatten()
+    return rows.flatten(), places, taken.expand(batch * heads, -1).flatten()
