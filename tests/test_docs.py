@@ -114,7 +114,8 @@ def through_launcher(tmp_path):
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         words = done.stdout.splitlines()
-        (start,) = (i for i, word in enumerate(words) if re.search(r'/tools/\w+\.py$', word))
+        tool = re.compile(r'/tools/(?!torchrun)\w+\.py$')
+        (start,) = (i for i, word in enumerate(words) if tool.search(word))
         return [os.path.relpath(words[start], ROOT), *words[start + 1 :]]
 
     return run

@@ -108,7 +108,15 @@ def count_complexity(
     for name, parameter in model.named_parameters():
         parameters[_part(name)] += parameter.numel()
     image = torch.zeros(1, getattr(model.backbone, 'in_channels', 3), *shape)
-    module_flops, attention_flops = _count_flops(model, image)
+    try:
+        module_flops, attention_flops = _count_flops(model, image)
+    except RuntimeError as error:
+        if 'selected index k out of range' not in str(error):
+            raise
+        raise InputError(
+            f'shape must be larger for {type(model).__name__}, which selects more queries than an '
+            f'image of {shape[0]}x{shape[1]} has tokens'
+        ) from None
     for name, flops in products.items():
         attention_flops[_part(name)] += flops
     return {
@@ -189,9 +197,10 @@ def _fix_inputs(model: BaseModel, shape: Sequence[int]) -> None:
     size = tuple(shape)
     names = ('img_shape', 'batch_input_shape', 'pad_shape', 'ori_shape')
     sample = BaseDataElement(metainfo=dict.fromkeys(names, size) | dict(scale_factor=(1.0, 1.0)))
-    # The proposals of a Sparse R-CNN are weights, as many as it has.
-    if hasattr(model, 'roi_head') and type(model.rpn_head).__name__ != 'EmbeddingRPNHead':
-        model.forward = partial(_forward_two_stage, model)
+    if hasattr(model, 'roi_head'):
+        learned = type(model.rpn_head).__name__ == 'EmbeddingRPNHead'
+        forward = _forward_learned_proposals if learned else _forward_two_stage
+        model.forward = partial(forward, model, sample)
         return
     model.forward = partial(model.forward, data_samples=[sample])
     # mmseg's mask classifiers need it, and mmseg does not pass it on.
@@ -200,7 +209,19 @@ def _fix_inputs(model: BaseModel, shape: Sequence[int]) -> None:
         head.forward = partial(head.forward, batch_data_samples=[sample])
 
 
-def _forward_two_stage(detector: BaseModel, images: Tensor) -> list:
+def _forward_learned_proposals(
+    detector: BaseModel, sample: BaseDataElement, images: Tensor
+) -> Tensor:
+    """Run a Sparse R-CNN, whose proposals are weights; mmdet's own forward computes losses, too."""
+    nn.init.constant_(
+        detector.rpn_head.init_proposal_bboxes.weight, 0.5
+    )  # random ones are no boxes
+    feats = detector.extract_feat(images)
+    proposals = detector.rpn_head.predict(feats, [sample], rescale=False)
+    return detector.roi_head.predict(feats, proposals, [sample])[0].bboxes
+
+
+def _forward_two_stage(detector: BaseModel, sample: BaseDataElement, images: Tensor) -> list:
     """Run every head on a fixed number of RoIs: random weights give any number of proposals.
 
     The multiply-adds of pooling are not counted, so the pooled maps can be zeros of their shape.

@@ -45,7 +45,7 @@ def _add_flip(pipeline: list) -> list:
 
 def check_merging(model: Any) -> None:
     """Raise an InputError if a test with augmentation would end at the first image."""
-    if type(model).__name__ == 'DetTTAModel' and model.module.with_mask:
+    if type(model).__name__ == 'DetTTAModel' and getattr(model.module, 'with_mask', False):
         raise InputError(
             "mmdet's DetTTAModel merges boxes, no masks, and the model predicts masks: test it "
             'without augmentation'

@@ -57,7 +57,9 @@ def _refuse(sentence: str) -> NoReturn:
     if any(os.environ.get(name, '0') != '0' for name in LOCAL_RANKS):
         _wait_for_first()
     if ERROR_FILE in os.environ:
-        said = dict(message=sentence, timestamp=int(time.time()))
+        # As torch's `record` writes it, with the sentence instead of the traceback.
+        details = dict(py_callstack=sentence, timestamp=str(int(time.time())))
+        said = dict(message=dict(message=sentence, extraInfo=details))
         Path(os.environ[ERROR_FILE]).write_text(json.dumps(said), encoding='utf-8')
     sys.exit(sentence)
 
@@ -65,7 +67,8 @@ def _refuse(sentence: str) -> NoReturn:
 def _wait_for_first() -> None:
     """Let the first process of a machine say the same: its launcher then ends this one.
 
-    If the first process goes on, this one speaks after a while.
+    If the first process goes on, this one speaks after a while. Ended by the launcher, it is no
+    failure that torchrun's report would list.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     time.sleep(SECONDS_FOR_FIRST)

@@ -54,6 +54,8 @@ def keep_folders(runner: Runner) -> None:
     replaces an earlier one. mmseg's hook counts them, and is not concerned.
     """
     dataset = runner.test_dataloader.dataset
+    if not hasattr(dataset, 'get_data_info'):
+        return  # a data set of one's own, of which nothing is known before it is loaded
     paths = [dataset.get_data_info(i).get('img_path') for i in range(len(dataset))]
     names = name_results(path for path in paths if isinstance(path, str))
     visualizer = runner.visualizer
@@ -63,7 +65,7 @@ def keep_folders(runner: Runner) -> None:
     @wraps(draw)
     def draw_into_folder(*args: Any, out_file: str | None = None, **kwargs: Any) -> None:
         if out_file is not None:
-            name = names.get(kwargs['data_sample'].img_path, Path())
+            name = names.get(getattr(kwargs['data_sample'], 'img_path', ''), Path())
             out_file = str(Path(out_file).parent / name.parent / Path(out_file).name)
         draw(*args, out_file=out_file, **kwargs)
 

@@ -159,3 +159,66 @@ def test_table():
 def test_bad_arguments_are_named(tmp_path, text, shape, message):
     with pytest.raises(ValueError, match=message):
         count_complexity(write(tmp_path, text), shape)
+
+
+TOOLBOX_MODEL = """
+_base_ = 'mmdet::{base}'
+custom_imports = dict(imports=['mmsecvit'])
+backbone = dict(
+    _delete_=True,
+    type='SecViT',
+    variant='released',
+    arch=dict(embed_dims=(16, 16, 32, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 4)),
+    out_indices={stages},
+)
+"""
+CONDITIONAL_DETR = """
+model = dict(
+    backbone=backbone,
+    neck=dict(in_channels=[32]),
+    num_queries=7,
+    encoder=dict(num_layers=1),
+    decoder=dict(num_layers=1),
+)
+"""
+SPARSE_RCNN = """
+model = dict(
+    backbone=backbone, neck=dict(in_channels=[16, 16, 32, 32]), rpn_head=dict(num_proposals=7)
+)
+"""
+SOFT_TEACHER = """
+model = dict(detector=dict(backbone=backbone, neck=dict(in_channels=[16, 16, 32, 32])))
+"""
+
+
+def count_toolbox_model(tmp_path, base, stages, text):
+    pytest.importorskip('mmdet')
+    config = write(tmp_path, TOOLBOX_MODEL.format(base=base, stages=stages) + text)
+    return count_complexity(config, (64, 96))
+
+
+@pytest.mark.slow
+def test_transformers_that_need_data_samples_are_counted(tmp_path):
+    base = 'conditional_detr/conditional-detr_r50_8xb2-50e_coco.py'
+    parts = count_toolbox_model(tmp_path, base, (3,), CONDITIONAL_DETR)
+    tokens = 2 * 3
+    # A 1x1 convolution, and group norm.
+    assert 0 <= parts['neck'].module_flops - tokens * 32 * 256 <= 6 * tokens * 256
+    assert parts['encoder'].module_flops > tokens * 2 * 256 * 2048
+    assert parts['bbox_head'].module_flops >= 7 * 256 * 80
+
+
+@pytest.mark.slow
+def test_learned_proposals_are_counted_as_many_as_there_are(tmp_path):
+    base = 'sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py'
+    parts = count_toolbox_model(tmp_path, base, (0, 1, 2, 3), SPARSE_RCNN)
+    # Six stages classify seven proposals each.
+    assert 6 * 7 * 256 * 80 < parts['bbox_head'].module_flops < 10**10
+
+
+@pytest.mark.slow
+def test_a_detector_that_a_model_holds_twice_is_counted_once(tmp_path):
+    base = 'soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py'
+    parts = count_toolbox_model(tmp_path, base, (0, 1, 2, 3), SOFT_TEACHER)
+    assert parts['bbox_head'].module_flops >= 1000 * 256 * 7 * 7 * 1024
+    assert list(parts)[-3:] == ['neck', 'rpn_head', 'bbox_head']

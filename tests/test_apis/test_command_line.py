@@ -85,7 +85,8 @@ def test_torchrun_learns_the_sentence_of_a_refusal_and_the_traceback_of_a_bug(
     monkeypatch.setenv(command_line.ERROR_FILE, str(report))
     with pytest.raises(SystemExit):
         raising(InputError('x must be 1'))()
-    assert json.loads(report.read_text())['message'] == 'x must be 1'
+    told = json.loads(report.read_text())['message']
+    assert told['message'] == told['extraInfo']['py_callstack'] == 'x must be 1'
     with pytest.raises(KeyError):
         raising(KeyError('x'))()
     assert 'Traceback' in json.loads(report.read_text())['message']['extraInfo']['py_callstack']

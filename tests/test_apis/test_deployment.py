@@ -10,7 +10,7 @@ from mmengine.registry import MODELS, DefaultScope
 
 from mmsecvit import SecViT
 from mmsecvit.apis import export
-from mmsecvit.apis.deployment import compare, load_network
+from mmsecvit.apis.deployment import compare, load_exported, load_network
 
 ROOT = Path(__file__).parents[2]
 MICRO = dict(embed_dims=(16, 16, 32, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 4))
@@ -98,6 +98,23 @@ def test_the_oracle_has_no_dynamic_file_with_clusters_of_one_size(tmp_path, file
         export(config, checkpoint, tmp_path / 'x.pt2', 'torch_export', dynamic=True)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(('format', 'suffix'), [('onnx', '.onnx'), ('torch_export', '.pt2')])
+def test_a_dynamic_file_takes_sides_of_32_and_names_what_it_refuses(
+    tmp_path, files, format, suffix
+):
+    skip_without(format)
+    config, checkpoint = files('mmdet', (3,))
+    run = export(config, checkpoint, tmp_path / f'x{suffix}', format, dynamic=True)
+    for shape in [(1, 3, 32, 32), (2, 3, 32, 64), (1, 3, 64, 32)]:
+        assert compare(run.network, run, shape).difference <= 1e-4
+    for shape in [(1, 3, 250, 330), (1, 3, 64, 0), (3, 64, 64), (1, 4, 64, 64)]:
+        with pytest.raises(
+            ValueError, match=r'\(B, 3, H, W\) with H and W that are multiples of 32'
+        ):
+            run(torch.rand(shape))
+
+
 def test_clusters_of_two_sizes_are_refused_in_a_dynamic_file(tmp_path, files):
     config, checkpoint = files('mmdet', (0, 1))
     config.write_text(
@@ -122,6 +139,8 @@ def test_the_tool_exports_a_classifier_whole(tmp_path, files, monkeypatch, capsy
     assert (
         float(re.search(r'64x96: differs by (\S+) at most, .*; takes \d+ ms', printed)[1]) <= 1e-4
     )
+    with pytest.raises(ValueError, match=r'takes images of shape \(1, 3, 64, 96\), got \(1, 3, 32'):
+        load_exported(out)(torch.rand(1, 3, 32, 32))
     with pytest.raises(SystemExit) as refused:
         runpy.run_path(str(tool), run_name='__main__')
     assert refused.value.code == f'out must be a new file, but {out} exists'

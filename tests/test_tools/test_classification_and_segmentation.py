@@ -10,6 +10,8 @@ import mmcv
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -260,3 +262,26 @@ def test_tta_averages_over_flips(tmp_path, trained):
         )
     metrics = apis.test(*arguments, **options)
     assert metrics[trained.metric] >= {'cls': 100.0, 'seg': 90.0}[trained.task]
+
+
+def test_the_demo_takes_a_segmenter_of_one_output(tmp_path):
+    pytest.importorskip('mmseg')
+    config = tmp_path / 'config.py'
+    loss = "dict(type='CrossEntropyLoss', use_sigmoid=True)"
+    text = SEGMENTER.format(root=tmp_path, backbone=BACKBONE).replace(
+        'num_classes=2', f'num_classes=2, out_channels=1, loss_decode={loss}'
+    )
+    config.write_text(text + SCHEDULE.format(metric='mIoU'))
+    cfg = Config.fromfile(config)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        model = MODELS.build(cfg.model)
+    torch.save(model.state_dict(), tmp_path / 'weights.pth')
+    rng = np.random.default_rng(0)
+    mmcv.imwrite(rng.integers(0, 255, (64, 96, 3), np.uint8), str(tmp_path / 'x.png'))
+    out = tmp_path / 'out'
+    assert apis.infer([tmp_path / 'x.png'], config, str(tmp_path / 'weights.pth'), out) == {}
+    prediction = json.loads((out / 'preds' / 'x.json').read_text())
+    names = dict(enumerate(('dark', 'bright')))
+    assert prediction['classes'] == [names[label] for label in prediction['labels']]
+    masks = [coco_mask.decode(mask) for mask in prediction['masks']]
+    assert (sum(masks) == 1).all()

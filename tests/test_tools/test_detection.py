@@ -202,12 +202,12 @@ def test_the_command_lines_offer_what_mmdets_users_know(monkeypatch, capsys):
 COMMANDS = {
     'dist_train.sh': (
         ['c.py', '4', '--amp'],
-        '-m torch.distributed.run --nnodes=2 --node_rank=1 --master_addr=10.0.0.1 '
+        'tools/torchrun.py --nnodes=2 --node_rank=1 --master_addr=10.0.0.1 '
         '--master_port=12345 --nproc_per_node=4 tools/train.py c.py --launcher pytorch --amp',
     ),
     'dist_test.sh': (
         ['c.py', 'x.pth', '4', '--out', 'a b.pkl'],
-        '-m torch.distributed.run --nnodes=2 --node_rank=1 --master_addr=10.0.0.1 '
+        'tools/torchrun.py --nnodes=2 --node_rank=1 --master_addr=10.0.0.1 '
         '--master_port=12345 --nproc_per_node=4 tools/test.py c.py x.pth --launcher pytorch '
         '--out a b.pkl',
     ),
