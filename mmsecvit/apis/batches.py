@@ -27,7 +27,7 @@ def check_training_batches(runner: Runner) -> None:
     Args:
         runner: The runner before training, whose loops this builds.
     """
-    loader = runner.train_loop.dataloader
+    loader = getattr(runner.train_loop, 'dataloader', None)
     batches: Any = getattr(loader, 'batch_sampler', None)
     size = getattr(batches, 'batch_size', None)
     if not isinstance(size, int):

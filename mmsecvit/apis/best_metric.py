@@ -168,6 +168,7 @@ def _average_precision(metric: ConfigDict) -> list[str]:
 
 _METRICS: dict[str, Callable[[ConfigDict], list[str] | None]] = dict(
     CocoMetric=_coco,
+    CheckedCocoMetric=_coco,
     VOCMetric=_voc,
     IoUMetric=_iou,
     Accuracy=_accuracy,

@@ -1,10 +1,13 @@
 """Find what a config names: data sets, loaders, types."""
 
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from typing import Any
 
 from mmengine.config import ConfigDict
 from mmengine.registry import Registry
+
+CHECKED = ('CheckedCocoDataset', 'CheckedCocoMetric')
 
 
 def find_datasets(node: object, setting: str) -> Iterator[tuple[str, ConfigDict]]:
@@ -67,6 +70,8 @@ def find_class(node: dict, registry: Registry, scope: str | None) -> Any:
     kind = node.get('type')
     if not isinstance(kind, str):
         return kind
+    if type_name(node) in CHECKED:  # functions are registered, which import mmdet
+        return getattr(import_module('mmsecvit.datasets.coco.checked'), type_name(node))
     with registry.switch_scope_and_registry(scope) as scoped:
         return scoped.get(kind)
 

@@ -28,6 +28,7 @@ ACCURACY = dict(type='Accuracy', topk=2)
     ('scope', 'evaluator', 'wrong', 'right'),
     [
         ('mmdet', COCO, 'coco/bbox_mAP', 'coco/segm_mAP_50'),
+        ('mmdet', dict(type='CheckedCocoMetric'), 'coco/segm_mAP', 'coco/bbox_mAP'),
         ('mmdet', dict(COCO, classwise=True, prefix='own'), 'coco/segm_mAP', 'own/cat_precision'),
         ('mmdet', dict(COCO, metric=['bbox', 'proposal']), 'coco/segm_mAP', 'coco/AR@100'),
         ('mmdet', dict(COCO, metric_items=['mAP']), 'coco/segm_mAP_50', 'coco/segm_mAP'),

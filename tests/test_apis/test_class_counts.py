@@ -62,6 +62,8 @@ def test_the_classes_of_the_data_sets_type_are_compared():
     assert message == (
         'model.bbox_head.num_classes must be the number of classes in CocoDataset, 80, but is 2'
     )
+    cfg = detector(dict(bbox_head=dict(num_classes=2)), type='CheckedCocoDataset', metainfo=None)
+    assert 'classes in CheckedCocoDataset, 80, but is 2' in refusal(cfg)
     # Label images may have fewer values than the type has names.
     cfg = segmenter(dict(decode_head=dict(num_classes=2)), type='ADE20KDataset', metainfo=None)
     (warning,) = check_class_counts(cfg, ('train',))

@@ -1,12 +1,14 @@
 import errno
+import logging
 import os
 import resource
+from types import SimpleNamespace
 
 import pytest
 
 from mmsecvit import apis
 from mmsecvit.checkpoints import CheckpointError, read_checkpoint
-from mmsecvit.engine.hooks import find_last_checkpoint
+from mmsecvit.engine.hooks import AtomicCheckpointHook, find_last_checkpoint
 from mmsecvit.engine.hooks.checkpoint import AtomicBackend
 
 from ..conftest import read_losses
@@ -75,3 +77,13 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, jobs, limit, best):
     assert len(list(tmp_path.glob('best*'))) == bool(best)
     assert [*read_losses(tmp_path)] == [*range(1, 13)]
     assert not (tmp_path / 'unfinished_checkpoint').exists()
+
+
+@pytest.mark.parametrize('save_best', ['coco/bbox_mAP', 'auto', ['acc', 'coco/bbox_mAP']])
+def test_a_validation_without_the_metric_of_the_best_goes_on(caplog, save_best):
+    hook = AtomicCheckpointHook(interval=1, save_best=save_best, rule='greater')
+    hook.file_backend = None
+    runner = SimpleNamespace(logger=logging.getLogger('runner'), epoch=1, iter=1)
+    metrics = {} if save_best == 'auto' else dict(acc=0.5)
+    hook._save_best_checkpoint(runner, metrics)
+    assert 'No best checkpoint is chosen: save_best asks for' in caplog.text
