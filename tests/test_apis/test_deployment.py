@@ -77,16 +77,14 @@ def test_one_dynamic_file_agrees_with_pytorch_at_every_size(tmp_path, files, for
 @pytest.mark.parametrize(('format', 'suffix'), [('onnx', '.onnx'), ('torch_export', '.pt2')])
 def test_one_dynamic_file_has_clusters_of_one_size(tmp_path, files, format, suffix):
     skip_without(format)
-    # At 32 pixels there is one cluster in the last stage, and one token in it.
-    config, checkpoint = files('mmdet', (0, 1, 2, 3), cluster_size=98)
+    config, checkpoint = files('mmdet', (0,), cluster_size=98)
     run = export(config, checkpoint, tmp_path / f'x{suffix}', format, dynamic=True)
     network = load_network(config, checkpoint)
+    # One cluster in the last two, and several in the others. As above, rounding decides nothing.
     torch.manual_seed(1)
-    for size in [(224, 224), (256, 320), (480, 640), (640, 480), (800, 1344), (32, 96), (32, 32)]:
-        found = compare(network, run, (1, 3, *size))
-        # Where rounding decides, a token is in another cluster.
-        assert found.difference <= 1e-4 or found.share <= 0.02, size
-    assert compare(network, run, (3, 3, 256, 320)).share <= 0.02
+    for size in [(224, 224), (256, 320), (320, 192), (32, 96), (96, 32), (32, 64), (32, 32)]:
+        assert compare(network, run, (1, 3, *size)).difference <= 1e-4, size
+    assert compare(network, run, (3, 3, 64, 96)).difference <= 1e-4
 
 
 def test_the_oracle_has_no_dynamic_file_with_clusters_of_one_size(tmp_path, files):

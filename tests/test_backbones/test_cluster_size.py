@@ -1,20 +1,24 @@
 """Clusters of a fixed size: the paper's network at 224x224, and everywhere else linear cost."""
 
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mmengine.registry import MODELS, DefaultScope
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from mmsecvit import SECFasterViT, SECSwin, SecViT
+from mmsecvit.apis.config import load_config
 from mmsecvit.backbones import sec_fastervit, sec_swin
 from mmsecvit.backbones.sec_fastervit import ARCHITECTURES as FASTER_VITS
 from mmsecvit.backbones.sec_swin import ARCHITECTURES as SWINS
 from mmsecvit.backbones.secvit import ARCHITECTURES as SECVITS
 from mmsecvit.layers import SECA
 
+CONFIGS = Path(__file__).parents[2] / 'configs'
 MICRO = dict(embed_dims=(8, 8, 16, 16), depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 4))
 NETWORKS = {
     'paper': lambda **options: SecViT(MICRO, **options),
@@ -195,3 +199,21 @@ def test_gradients_of_the_layer_compiled_for_all_sizes():
             gradients.append(torch.autograd.grad(one(x).sin().sum(), [x, *layer.parameters()]))
         torch.testing.assert_close(*gradients)
     assert graphs.frame_count == 1
+
+
+def test_configs_take_it_as_an_option():
+    pytest.importorskip('mmpretrain')
+
+    def build(name, **options):
+        options = {f'model.backbone.{key}': value for key, value in options.items()}
+        cfg = load_config(CONFIGS / name, cfg_options=options)
+        with torch.device('meta'), DefaultScope.overwrite_default_scope('mmpretrain'):
+            return MODELS.build(cfg.model.backbone)
+
+    for attn in build('secvit_t_in1k.py', cluster_size=98).modules():
+        if isinstance(attn, SECA):
+            assert (attn.num_clusters, attn.cluster_size) == (None, 98)
+    # This config has numbers of its own.
+    with pytest.raises(ValueError, match='cluster_size and num_clusters exclude each other'):
+        build('secvit_micro_cifar10.py', cluster_size=16)
+    assert build('secvit_micro_cifar10.py', cluster_size=16, num_clusters=None)

@@ -137,11 +137,15 @@ def _rows_by_place(order: Tensor, partition: Partition, size: int) -> tuple[Tens
     num_clusters = partition.num_clusters
     place = torch.arange(num_clusters * size, device=order.device)
     cluster = place // size
-    rank = cluster * length // num_clusters + place % size
+    # Not `place % size`: ONNX has no remainder of a symbolic integer (onnxscript 0.7).
+    rank = cluster * length // num_clusters + place - cluster * size
     taken = rank < (cluster + 1) * length // num_clusters
     head = torch.arange(batch * heads, device=order.device)[:, None]
     token = order.flatten(0, 1).index_select(1, rank.clamp(max=length - 1))
     rows = (head // heads * length + token) * heads + head % heads
+    # (clusters * size,) -> (B * heads, clusters * size). To flatten what `expand` returns would be
+    # a branch.
+    taken = taken & (head >= 0)
 
     rank = invert_order(order)
     cluster = ((rank + 1) * num_clusters - 1) // length
@@ -149,4 +153,4 @@ def _rows_by_place(order: Tensor, partition: Partition, size: int) -> tuple[Tens
     places = places + (head * (num_clusters * size)).view(batch, heads, 1)
     # (B, heads, L) -> (B * L * heads,)
     places = places.transpose(1, 2).flatten()
-    return rows.flatten(), places, taken.expand(batch * heads, -1).flatten()
+    return rows.flatten(), places, taken.flatten()
