@@ -25,7 +25,7 @@ def set_tta(cfg: Config) -> None:
     if 'tta_model' not in cfg:
         nms = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
         flips = dict(
-            mmdet=dict(type='mmdet.DetTTAModel', tta_cfg=nms),
+            mmdet=dict(type='DetTTAModel', tta_cfg=nms),
             mmpretrain=dict(type='mmpretrain.AverageClsScoreTTA'),
         )
         cfg.tta_model = flips[scope]

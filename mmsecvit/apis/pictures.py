@@ -20,7 +20,7 @@ def find_fault(path: str | Path) -> str | None:
             return None
     except (OSError, cv2.error):
         pass
-    return find_damaged_images([path]).get(str(path), 'no image')
+    return find_damaged_images([path]).get(str(path), 'OpenCV does not read it')
 
 
 def name_results(paths: Iterable[str | Path]) -> dict[str, Path]:

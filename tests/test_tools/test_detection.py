@@ -348,3 +348,25 @@ def test_an_empty_image_ends_a_run_with_its_name(tmp_path, trained, digits, digi
             work_dir=str(tmp_path / 'test'),
             cfg_options=options,
         )
+
+
+def test_tta_merges_boxes_and_refuses_masks(tmp_path, trained, digit_options):
+    checkpoint = read_checkpoint(trained / 'iter_2.pth')
+    arguments = dict(work_dir=str(tmp_path), tta=True, cfg_options=digit_options)
+    with pytest.raises(ValueError, match='DetTTAModel merges boxes, no masks'):
+        apis.test(CONFIG, str(trained / 'iter_2.pth'), **arguments)
+    weights = {k: v for k, v in checkpoint['state_dict'].items() if 'mask_head' not in k}
+    torch.save(dict(checkpoint, state_dict=weights), tmp_path / 'boxes.pth')
+    boxes = {f'model.roi_head.{part}': None for part in ('mask_head', 'mask_roi_extractor')}
+    boxes |= {'test_evaluator.metric': 'bbox', 'model.test_cfg.rcnn.score_thr': 0.0}
+    arguments['cfg_options'] = digit_options | boxes
+    apis.test(CONFIG, str(tmp_path / 'boxes.pth'), out=str(tmp_path / 'flips.pkl'), **arguments)
+    arguments.update(tta=False)
+    apis.test(CONFIG, str(tmp_path / 'boxes.pth'), out=str(tmp_path / 'plain.pkl'), **arguments)
+    flips, plain = (
+        pickle.loads((tmp_path / f'{name}.pkl').read_bytes())[0]['pred_instances']
+        for name in ('flips', 'plain')
+    )
+    # The mirror image adds boxes, of which suppression keeps the best.
+    assert flips['scores'].max() >= plain['scores'].max()
+    assert flips['bboxes'].tolist() != plain['bboxes'].tolist()
