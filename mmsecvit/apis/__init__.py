@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .settings import ConfigError
     from .testing import test
     from .training import train
-    from .verification import verify_images
+    from .verification import verify_dataset
 
 __all__ = [
     'ConfigError',
@@ -28,7 +28,7 @@ __all__ = [
     'list_models',
     'test',
     'train',
-    'verify_images',
+    'verify_dataset',
     'visualize_clusters',
 ]
 
@@ -45,7 +45,7 @@ _MODULES = {
     'list_models': 'models',
     'test': 'testing',
     'train': 'training',
-    'verify_images': 'verification',
+    'verify_dataset': 'verification',
     'visualize_clusters': 'cluster_picture',
 }
 

@@ -1,50 +1,48 @@
-"""Verify the image files of a config's data sets."""
+"""Verify the data of a config: what tools/analysis/verify_dataset.py does."""
 
+import json
 import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from mmengine.registry import DATASETS, DefaultScope
 from mmengine.utils import track_iter_progress
 
-from ..datasets import check_data, find_damaged_images, find_datasets
-from ..datasets.nodes import is_local
-from ..errors import InputError
+from ..datasets import Finding, set_coco_types
+from ..datasets.checks import find_faults
 from .config import load_config
 
-FILES = ('img_path', 'seg_map_path')  # the toolboxes' names for the files of a sample
 
+def verify_dataset(
+    config: str | Path, cfg_options: dict | None = None, out: str | Path | None = None
+) -> list[Finding]:
+    """Check the data of a config, and read each image and label image.
 
-def verify_images(
-    config: str | Path, cfg_options: dict | None = None
-) -> tuple[int, dict[str, str]]:
-    """Check each image and segmentation map that the data sets of a config name.
+    What a training would refuse, mend or warn of is found here, too, without an end at the first.
+    A bar on the standard error shows the progress.
 
     Args:
         config: Path of the config file of a detector, segmenter or classifier.
         cfg_options: Values by dotted key that override the config's.
+        out: JSON file for the findings, which must not exist yet.
 
     Returns:
-        The number of files, and the result of
-        :func:`mmsecvit.datasets.find_damaged_images`.
+        A finding for each kind of fault in a file or data set.
 
     Raises:
-        ValueError: If a data set is in a remote store, or as in
-            :func:`mmsecvit.datasets.check_data`.
-        FileNotFoundError: As in :func:`mmsecvit.datasets.check_data`.
+        FileExistsError: If ``out`` exists.
     """
+    if out is not None and Path(out).exists():
+        raise FileExistsError(f'out must be a new file, but {out} exists')
     cfg = load_config(config, cfg_options=cfg_options)
+    set_coco_types(cfg)  # as training does
     splits = [s for s in ('train', 'val', 'test') if cfg.get(f'{s}_dataloader')]
-    check_data(cfg, splits)
-    files: set[str] = set()
-    for split in splits:
-        loader = cfg[f'{split}_dataloader']
-        for setting, node in find_datasets(loader, f'{split}_dataloader'):
-            if not is_local(node, node.get('data_root') or '.'):
-                raise InputError(f'{setting} must be on local disks, but is in a remote store')
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-            dataset = DATASETS.build(loader.dataset)
-        for i in range(len(dataset)):
-            sample = dataset.get_data_info(i)
-            files.update(sample[key] for key in FILES if sample.get(key))
-    progress = track_iter_progress(sorted(files), file=sys.stderr)
-    return len(files), find_damaged_images(progress)
+    each = {finding.message: finding for finding in find_faults(cfg, splits, _track)}
+    findings = list(each.values())
+    if out is not None:
+        Path(out).write_text(json.dumps([asdict(finding) for finding in findings], indent=1))
+    return findings
+
+
+def _track(items: Sequence) -> Iterable:
+    return track_iter_progress(items, file=sys.stderr)

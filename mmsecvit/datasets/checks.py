@@ -1,15 +1,18 @@
 """Check the data that a config names before anything is built."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from .class_folders import check_class_folders
+from ..errors import InputError
+from .class_folders import find_class_faults
 from .coco import find_coco_faults, find_evaluator_faults
 from .findings import MISSING, DataError, Finding, must_exist, report
+from .label_maps import find_label_faults
 from .nodes import find_datasets, is_local
+from .samples import Track, find_damage
 from .unlabeled import find_missing_labels
 
 
@@ -30,61 +33,82 @@ def check_data(cfg: Config, splits: Iterable[str]) -> list[str]:
     return report(find_faults(cfg, splits))
 
 
-def find_faults(cfg: Config, splits: Iterable[str], thorough: bool = False) -> Iterator[Finding]:
+def find_faults(
+    cfg: Config, splits: Iterable[str], track: Track | None = None
+) -> Iterator[Finding]:
     """Find what is wrong with the data of a config on local disks.
-
-    Data roots, folders, and annotation files of data sets and evaluators must exist; annotation
-    files in COCO's format must have all classes of the data set; in a classifier's folders of
-    classes, each must have an image. (Other data sets of classifiers may download themselves.)
 
     Args:
         cfg: Config of a whole experiment.
         splits: Which of ``train``, ``val`` and ``test`` to check.
-        thorough: Whether to read all files. Otherwise, where that takes more than seconds, only
-            a sample of them is read.
+        track: Shows progress: a function from the files of a data set to an iterator over them. All
+            files are read. Without it, only so many are read as take seconds.
 
     Yields:
         A finding for each kind of fault.
     """
     if cfg.get('default_scope') not in ('mmdet', 'mmseg', 'mmpretrain'):
         return
-    check = check_class_folders if cfg.default_scope == 'mmpretrain' else _check_dataset
     checked: list[ConfigDict] = []
     for split in splits:
         loader = cfg.get(f'{split}_dataloader') or {}
         for setting, dataset in find_datasets(loader, f'{split}_dataloader'):
-            if dataset in checked:
-                continue
-            checked.append(dataset)
-            yield from _as_findings(check, setting, dataset)
-            if cfg.default_scope == 'mmdet' and is_local(dataset, dataset.get('data_root') or '.'):
-                yield from find_coco_faults(setting, dataset, thorough)
+            if dataset not in checked:
+                checked.append(dataset)
+                yield from _catch(_find_dataset_faults(setting, dataset, cfg, track))
         yield from find_missing_labels(cfg, split)
         evaluator = cfg.get(f'{split}_evaluator') or {}
         for i, metric in enumerate(evaluator if isinstance(evaluator, list) else [evaluator]):
             index = f'.{i}' if isinstance(evaluator, list) else ''
-            if is_local(metric, metric.get('ann_file')):
-                yield from _as_findings(
-                    must_exist, f'{split}_evaluator{index}.ann_file', metric.ann_file
-                )
+            path = metric.get('ann_file')
+            if is_local(metric, path) and not Path(path).exists():
+                setting = f'{split}_evaluator{index}.ann_file'
+                yield Finding(MISSING, path, f'{setting} must exist, but {path} does not')
         if cfg.default_scope == 'mmdet':
-            yield from find_evaluator_faults(cfg, split, thorough)
+            yield from _catch(find_evaluator_faults(cfg, split, bool(track)))
 
 
-def _as_findings(check: Callable, *arguments: Any) -> Iterator[Finding]:
+def _catch(findings: Iterator[Finding]) -> Iterator[Finding]:
     """Turn the error of a check that raises one into a finding."""
     try:
-        check(*arguments)
+        yield from findings
     except FileNotFoundError as error:
         yield Finding(MISSING, '', str(error))
-    except DataError as error:
+    except InputError as error:
         yield Finding('refused', '', str(error))
+
+
+def _find_dataset_faults(
+    setting: str, dataset: ConfigDict, cfg: Config, track: Track | None
+) -> Iterator[Finding]:
+    scope, local = cfg.default_scope, is_local(dataset, dataset.get('data_root') or '.')
+    if local and scope != 'mmpretrain':
+        _check_dataset(setting, dataset)
+    faults: Iterator[Finding] = iter(())
+    if local and scope == 'mmdet':
+        faults = find_coco_faults(setting, dataset, bool(track))
+    elif local and scope == 'mmseg':
+        faults = find_label_faults(setting, dataset, cfg, track)
+    elif local and scope == 'mmpretrain':
+        faults = find_class_faults(setting, dataset, cfg, track)
+    errors = 0
+    for finding in faults:
+        errors += finding.level == 'error'
+        yield finding
+    if local and track:
+        # With such errors, the data set may not know its images.
+        with suppress(InputError) if errors else nullcontext():
+            yield from find_damage(setting, dataset, scope, track)
+    elif track:
+        yield Finding(
+            'remote',
+            str(dataset.get('data_root')),
+            f'{setting} must be on local disks, but is in a remote store',
+        )
 
 
 def _check_dataset(setting: str, dataset: ConfigDict) -> None:
     root = dataset.get('data_root') or ''
-    if not is_local(dataset, root or '.'):
-        return
     if root:
         must_exist(f'{setting}.data_root', root)
     prefixes = dataset.get('data_prefix') or {}

@@ -1,43 +1,265 @@
-"""Check a classifier's folders of classes."""
+"""Check a classifier's folders of classes and its lists of images."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import DATASETS
 
-from .findings import DataError, must_exist
-from .nodes import is_local, type_name
+from .findings import MISSING, Finding, list_some
+from .nodes import find_datasets, is_local
+from .samples import (
+    MAX_SAMPLES,
+    Track,
+    build_lazily,
+    find_class,
+    find_image_faults,
+    find_missing_files,
+    select,
+)
 
-# mmpretrain's data sets with one folder for each class, and the suffixes of their images.
-CLASS_FOLDERS = ('CustomDataset', 'ImageNet', 'ImageNet21k')
-IMAGES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
+SCOPE = 'mmpretrain'
+# Folders that file managers and notebooks make.
+FOREIGN = ('__MACOSX', '@eaDir', '__pycache__')
 
 
-def check_class_folders(setting: str, dataset: ConfigDict) -> None:
-    """Raise an error unless each class of a data set has a folder with images."""
-    root, split = dataset.get('data_root') or '', dataset.get('split') or ''
-    known = type_name(dataset) in CLASS_FOLDERS
-    if not known or not is_local(dataset, root or '.'):
+def find_class_faults(
+    setting: str, dataset: ConfigDict, cfg: Config, track: Track | None
+) -> Iterator[Finding]:
+    """Find what makes a classifier's data set name its classes wrongly, or have no images.
+
+    Args:
+        setting: Dotted name of the data set. Others than those with a folder for each class, or
+            with a list of images, may download themselves and are not checked.
+        dataset: Config of the data set.
+        cfg: Config of the whole experiment.
+        track: Shows progress over all images of a list. Without it, a sample of them must exist.
+    """
+    data = _build(setting, dataset)
+    root = dataset.get('data_root')
+    if data is None:
         return
-    if root:
-        must_exist(f'{setting}.data_root', root)
-    prefix = dataset.get('data_prefix') or split
-    if isinstance(prefix, dict):
-        prefix = prefix.get('img_path', '')
-    folder = Path(root, prefix)
-    name = 'data_prefix' if dataset.get('data_prefix') else 'split' if split else 'data_root'
-    must_exist(f'{setting}.{name}', folder)
-    listed = dataset.get('ann_file') or (split and Path(root, 'meta', f'{split}.txt').exists())
-    if listed or split == 'test' or not dataset.get('with_label', True):
+    if root and not Path(root).exists():
+        yield Finding(MISSING, root, f'{setting}.data_root must exist, but {root} does not')
         return
-    classes = sorted(path for path in folder.iterdir() if path.is_dir())
-    if not classes:
-        raise DataError(
-            f'{setting}.{name} must have a folder of images for each class, but {folder} has none'
+    name = next((key for key in ('data_prefix', 'split') if dataset.get(key)), 'data_root')
+    option = 'ann_file' if data.ann_file else name
+    path = Path(data.ann_file or data.img_prefix)
+    if not path.exists():
+        yield Finding(MISSING, str(path), f'{setting}.{option} must exist, but {path} does not')
+    elif data.ann_file:
+        yield from _find_list_faults(f'{setting}.ann_file', data, cfg, track)
+    elif data.with_label:
+        option = f'{setting}.{name}'
+        yield from _find_folder_faults(setting, option, data, dataset, cfg, track)
+
+
+def _build(setting: str, dataset: ConfigDict) -> Any:
+    """Build a data set of folders or lists without its samples; return None for other kinds."""
+    from mmpretrain.datasets import CustomDataset
+
+    cls: Any = find_class(dataset.get('type'), DATASETS, SCOPE)
+    if getattr(cls, 'load_data_list', None) is not CustomDataset.load_data_list:
+        return None
+    return build_lazily(setting, dataset, SCOPE)
+
+
+def _find_folder_faults(
+    setting: str,
+    option: str,
+    data: Any,
+    dataset: ConfigDict,
+    cfg: Config,
+    track: Track | None,
+) -> Iterator[Finding]:
+    folder = Path(data.img_prefix)
+    names = _list_folders(folder)
+    if not names:
+        yield Finding(
+            'no folders',
+            str(folder),
+            f'{option} must have a folder of images for each class, but {folder} has none',
         )
-    images = tuple(extension.lower() for extension in dataset.get('extensions', IMAGES))
-    for path in classes:
-        if not any(file.name.lower().endswith(images) for file in path.rglob('*')):
-            raise DataError(
-                f'{setting}.{name} must have images of each class, but there are none in {path}: '
-                'fill or remove the folder'
+        return
+    given = data.CLASSES
+    hidden = [name for name in names if _is_hidden(name) and name not in (given or ())]
+    for name in hidden:
+        yield Finding(
+            'hidden folder',
+            str(folder / name),
+            f'{option} must have folders of classes only, but mmpretrain takes {folder / name} '
+            'for a class, too: remove the folder',
+        )
+    classes = [folder / name for name in names if name not in hidden]
+    images = {path: _find_image(data, path) for path in classes}
+    for path, image in images.items():
+        if image is None:
+            yield Finding(
+                'empty folder',
+                str(path),
+                f'{option} must have images of each class, but there are none in {path}: fill or '
+                'remove the folder',
             )
+    if track is None:  # otherwise, all images are read
+        samples = [dict(img_path=str(path)) for path in images.values() if path]
+        yield from find_image_faults(setting, dataset, samples, None)
+    if hidden:
+        return  # They are counted as classes.
+    others = list(_compare_with_training(option, folder, names, cfg))
+    yield from others
+    if given is not None and not others:
+        yield from _compare_with_names(setting, folder, names, list(given))
+    elif not others:
+        yield from _compare_with_head(option, folder, names, cfg)
+
+
+def _compare_with_names(
+    setting: str, folder: Path, names: list[str], given: list[str]
+) -> Iterator[Finding]:
+    """Compare folders with the names in the config: the i-th folder gets the i-th name."""
+    if len(names) != len(given):
+        yield Finding(
+            'number of folders',
+            str(folder),
+            f'{setting}.metainfo.classes must have a name for each folder in {folder}, which has '
+            f'{len(names)}, {list_some(names)}; it has {len(given)}, {list_some(given)}',
+            count=len(names),
+            examples=tuple(names[:5]),
+        )
+        return
+    plain = [_plain(name) for name in names]
+    swapped = [
+        f'{name} for the folder {names[i]}'
+        for i, name in enumerate(given)
+        if _plain(name) in plain and plain.index(_plain(name)) != i
+    ]
+    if swapped and len(set(plain)) == len(plain):
+        yield Finding(
+            'order of classes',
+            str(folder),
+            f'{setting}.metainfo.classes must be in the alphabetical order of the folders in '
+            f'{folder}, which number the classes, but it has {list_some(swapped)}',
+            count=len(swapped),
+            examples=tuple(swapped[:5]),
+        )
+
+
+def _compare_with_head(
+    option: str, folder: Path, names: list[str], cfg: Config
+) -> Iterator[Finding]:
+    number = _num_classes(cfg)
+    if number and len(names) != number:
+        yield Finding(
+            'number of folders',
+            str(folder),
+            f'model.head.num_classes must be the number of folders in {folder} ({option}), '
+            f'{len(names)}, got {number}',
+            'error' if len(names) > number else 'warning',
+            len(names),
+            tuple(names[:5]),
+        )
+
+
+def _compare_with_training(
+    option: str, folder: Path, names: list[str], cfg: Config
+) -> Iterator[Finding]:
+    """Compare folders with those of the first data set in training, which number the classes."""
+    for setting, dataset in find_datasets(cfg.get('train_dataloader') or {}, 'train_dataloader'):
+        local = is_local(dataset, dataset.get('data_root') or '.')
+        data = _build(setting, dataset) if local else None
+        if data is None or data.ann_file or not data.with_label:
+            return
+        trained = Path(data.img_prefix)
+        known = _list_folders(trained) if trained.is_dir() else []
+        extra = [name for name in names if name not in known]
+        missing = [name for name in known if name not in names]
+        # Without the last ones the others have the same numbers.
+        numbered = not any(map(_is_hidden, known))
+        if known and numbered and names != known[: len(names)]:
+            faults = [f'has no {list_some(missing)}'] * bool(missing)
+            faults += [f'has {list_some(extra)} in addition'] * bool(extra)
+            yield Finding(
+                'other folders',
+                str(folder),
+                f'{option} must have the folders of {trained} ({setting}), since the order of the '
+                f'folders numbers the classes, but {folder} {" and ".join(faults)}',
+                count=len(missing) + len(extra),
+                examples=tuple((missing + extra)[:5]),
+            )
+        return
+
+
+def _find_list_faults(
+    setting: str, data: Any, cfg: Config, track: Track | None
+) -> Iterator[Finding]:
+    """Find lines of a list that are no path and label, labels out of range, absent images."""
+    lines = Path(data.ann_file).read_text().splitlines()
+    number = _num_classes(cfg) or len(data.CLASSES or ())
+    samples, labels = [], set()
+    odd, outside = [], []
+    for i, line in enumerate(lines, 1):
+        try:
+            name, label = _parse(line) if data.with_label else (line, 0)
+        except ValueError:
+            odd.append(f'line {i}: {line[:80]!r}')
+            continue
+        samples.append(dict(img_path=str(Path(data.img_prefix, name))))
+        labels.add(label)
+        if number and not 0 <= label < number:
+            outside.append(f'line {i}: {line[:80]!r}')
+    if odd:
+        yield Finding(
+            'odd lines',
+            str(data.ann_file),
+            f'{setting} must have a path, a space and the number of a class in each line, but of '
+            f'{len(lines)} lines of {data.ann_file} {len(odd)} have not, {odd[0]}',
+            count=len(odd),
+            examples=tuple(odd[:5]),
+        )
+    if outside:
+        from_one = min(labels) == 1 and max(labels) == number
+        yield Finding(
+            'labels out of range',
+            str(data.ann_file),
+            f'{setting} must have labels from 0 to {number - 1}, for {number} classes, but of '
+            f'{len(lines)} lines of {data.ann_file} {len(outside)} have others, {outside[0]}'
+            + ('; count the classes from 0' if from_one else ''),
+            count=len(outside),
+            examples=tuple(outside[:5]),
+        )
+    if track is None:  # otherwise, all images are read
+        chosen = list(select(samples, None, 10 * MAX_SAMPLES))
+        yield from find_missing_files(setting, chosen, 'img_path')
+
+
+def _parse(line: str) -> tuple[str, int]:
+    """Read the path and the label of a line as mmpretrain does."""
+    name, label = line.strip().rsplit(' ', 1)
+    return name, int(label)
+
+
+def _list_folders(folder: Path) -> list[str]:
+    """List folders in the order in which mmpretrain numbers them."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir())
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith('.') or name in FOREIGN
+
+
+def _find_image(data: Any, folder: Path) -> Path | None:
+    """Return an image in a folder, or None if mmpretrain finds none."""
+    for path in folder.rglob('*'):
+        if not path.name.startswith('.') and data.is_valid_file(path.name):
+            return path
+    return None
+
+
+def _num_classes(cfg: Config) -> int | None:
+    head = (cfg.get('model') or {}).get('head')
+    return head.get('num_classes') if isinstance(head, dict) else None
+
+
+def _plain(name: str) -> str:
+    return str(name).casefold().replace('_', ' ').replace('-', ' ')

@@ -7,7 +7,7 @@ from mmengine import fileio
 from mmengine.config import Config
 
 from .findings import DataError
-from .images import can_opencv_decode, find_image_fault, looks_whole
+from .images import can_opencv_decode, find_image_fault, find_size_fault, looks_whole
 from .nodes import find_nodes, type_name
 
 # The toolboxes' transforms that decode a file of a sample.
@@ -60,17 +60,19 @@ class CheckedImageBackend(fileio.LocalBackend):
 
         Raises:
             MissingImageError: If the file does not exist.
-            DamagedImageError: If it is not a whole image.
+            DamagedImageError: If it is not a whole image, or has too many pixels for OpenCV.
         """
         try:
             content = fileio.get(filepath)
         except FileNotFoundError:
             raise MissingImageError(f'image file {filepath} does not exist') from None
         if looks_whole(content):
-            return content
-        fault = find_image_fault(BytesIO(content))
-        # OpenCV reads some files that Pillow refuses; those are left to the decoder.
-        if fault and not (content and can_opencv_decode(content)):
+            fault = find_size_fault(content)
+        else:
+            fault = find_image_fault(BytesIO(content))
+            if fault and content and can_opencv_decode(content):
+                fault = None  # Pillow refuses some files that OpenCV reads.
+        if fault:
             raise DamagedImageError(f'image file {filepath} must be readable, but is not: {fault}')
         return content
 

@@ -8,6 +8,7 @@ from typing import Literal
 from ..errors import InputError
 
 MISSING = 'missing'  # the kind of a file or folder that does not exist
+Level = Literal['error', 'warning', 'mended']
 
 
 class DataError(InputError):
@@ -33,7 +34,7 @@ class Finding:
     kind: str
     file: str
     message: str
-    level: Literal['error', 'warning', 'mended'] = 'error'
+    level: Level = 'error'
     count: int = 1
     examples: tuple[str, ...] = ()
 

@@ -1,9 +1,10 @@
-"""Find image files that cannot be read.
+"""Find image files that cannot be read, or are read as something else.
 
 OpenCV and Pillow are imported where they are used: a backbone needs neither.
 """
 
 import os
+import re
 import zlib
 from collections.abc import Iterable
 from io import BytesIO
@@ -15,6 +16,9 @@ import numpy as np
 JPEG_START, JPEG_END = b'\xff\xd8\xff', b'\xff\xd9'
 PNG_START = b'\x89PNG\r\n\x1a\n'
 TIFF_STARTS = (b'II*\0', b'MM\0*')
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
+# The largest image that OpenCV reads; each limit has an environment variable.
+OPENCV_LIMITS = {'WIDTH': 1 << 20, 'HEIGHT': 1 << 20, 'PIXELS': 1 << 30}
 
 
 def find_damaged_images(paths: Iterable[str | Path]) -> dict[str, str]:
@@ -24,14 +28,22 @@ def find_damaged_images(paths: Iterable[str | Path]) -> dict[str, str]:
         paths: Image files.
 
     Returns:
-        The fault of each damaged file by its path: ``missing``, a fault of
-        :func:`find_image_fault`, or the message of the operating system.
+        The result of :func:`unreadable_reason` for each damaged file by its path.
     """
-    faults = ((str(path), _find_fault(path)) for path in paths)
+    faults = ((str(path), unreadable_reason(path)) for path in paths)
     return {path: fault for path, fault in faults if fault}
 
 
-def _find_fault(path: str | Path) -> str | None:
+def unreadable_reason(path: str | Path) -> str | None:
+    """Return the reason why an image file cannot be read, or None if it can.
+
+    Args:
+        path: Path of an image file.
+
+    Returns:
+        ``missing``, a fault of :func:`find_image_fault`, the message of the operating system, or
+        None.
+    """
     if not Path(path).is_file():
         return 'missing'
     try:
@@ -52,15 +64,17 @@ def find_image_fault(file: BinaryIO) -> str | None:
         file: Content of an image file, opened for reading.
 
     Returns:
-        ``empty``, ``no image``, ``cut off``, ``damaged`` in the middle, the message of the
-        operating system, or None.
+        ``empty``, ``no image``, ``cut off``, ``damaged`` in the middle, ``too large: `` and how to
+        raise the limit, the message of the operating system, or None.
     """
     from PIL import Image, UnidentifiedImageError
 
     if not file.seek(0, os.SEEK_END):
         return 'empty'
     try:
-        if not _looks_whole(file):
+        with Image.open(file) as image:
+            size, format = image.size, image.format
+        if not _looks_whole(file, format):
             # Some whole files have more data after their end, and some formats have no mark there.
             with Image.open(file) as image:
                 image.load()
@@ -68,32 +82,80 @@ def find_image_fault(file: BinaryIO) -> str | None:
         # OpenCV knows formats that Pillow does not.
         file.seek(0)
         return None if can_opencv_decode(file.read()) else 'no image'
-    except Image.DecompressionBombError:
-        return None  # Too large for Pillow; another decoder may read it.
+    except Image.DecompressionBombError:  # Too large for Pillow; OpenCV may read it.
+        file.seek(0)
+        return find_size_fault(file.read())
     except (OSError, SyntaxError, ValueError) as error:
         fault = 'damaged' if 'broken' in str(error) else 'cut off'
         return getattr(error, 'strerror', None) or fault
+    return _too_large(*size)
+
+
+def find_size_fault(content: bytes) -> str | None:
+    """Return the reason why an image has too many pixels for OpenCV, or None.
+
+    Args:
+        content: Content of a whole image file. Of other formats than PNG, JPEG and TIFF nothing is
+            known.
+    """
+    if content.startswith(PNG_START):
+        return _too_large(*(int.from_bytes(content[i : i + 4], 'big') for i in (16, 20)))
+    if content.startswith(JPEG_START):
+        return _too_large(*_jpeg_size(content))
+    if content.startswith(TIFF_STARTS):
+        from PIL.TiffImagePlugin import TiffImageFile
+
+        with TiffImageFile(BytesIO(content)) as image:
+            return _too_large(*image.size)
     return None
+
+
+def _too_large(width: int, height: int) -> str | None:
+    sizes = {'WIDTH': width, 'HEIGHT': height, 'PIXELS': width * height}
+    for name, limit in OPENCV_LIMITS.items():
+        variable = f'OPENCV_IO_MAX_IMAGE_{name}'
+        given = re.fullmatch(r'(\d+)(kb|mb|)', os.environ.get(variable, '').lower())
+        if given:
+            limit = int(given[1]) << {'': 0, 'kb': 10, 'mb': 20}[given[2]]
+        if sizes[name] > limit:
+            return (
+                f'too large: OpenCV does not read {width}x{height} pixels unless the environment '
+                f'has {variable}={sizes[name]} or more'
+            )
+    return None
+
+
+def _jpeg_size(content: bytes) -> tuple[int, int]:
+    """Return width and height of a JPEG file, (0, 0) if it does not state them."""
+    start = 2
+    while content[start : start + 1] == b'\xff':
+        marker = int.from_bytes(content[start + 1 : start + 2], 'big')
+        data = content[start + 2 : start + 9]  # length, precision, height, width
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # the start of a frame
+            return int.from_bytes(data[5:7], 'big'), int.from_bytes(data[3:5], 'big')
+        # Bytes of 255 may fill the space before a marker.
+        start += 1 if marker == 0xFF else 2 + int.from_bytes(data[:2], 'big')
+    return 0, 0
 
 
 def can_opencv_decode(content: bytes) -> bool:
     """Return whether OpenCV can decode the content of a file, which must not be empty."""
     import cv2
 
-    return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED) is not None
+    try:
+        return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED) is not None
+    except cv2.error:
+        return False
 
 
-def _looks_whole(file: BinaryIO) -> bool:
+def _looks_whole(file: BinaryIO, format: str | None) -> bool:
     """Check an image without decoding it: False means that only decoding can tell."""
-    from PIL import Image
-
-    with Image.open(file) as image:
-        if image.format in ('JPEG', 'MPO'):
-            file.seek(-len(JPEG_END), os.SEEK_END)
-            return file.read() == JPEG_END
-        if image.format == 'PNG':
-            file.seek(0)
-            return _is_whole_png(file.read())
+    if format in ('JPEG', 'MPO'):
+        file.seek(-len(JPEG_END), os.SEEK_END)
+        return file.read() == JPEG_END
+    if format == 'PNG':
+        file.seek(0)
+        return _is_whole_png(file.read())
     return False
 
 
@@ -150,3 +212,20 @@ def _is_whole_tiff(content: bytes) -> bool:
     except Exception:  # what is damaged, or too large for Pillow, can raise anything
         return False
     return False
+
+
+def count_bits(path: str | Path) -> int:
+    """Return the bits of each channel of a PNG or TIFF file; 8 for others and where unknown."""
+    from PIL.TiffImagePlugin import TiffImageFile
+
+    try:
+        with open(path, 'rb') as file:
+            head = file.read(25)
+        if head.startswith(PNG_START):
+            return head[24]
+        if head.startswith(TIFF_STARTS):
+            with TiffImageFile(path) as image:
+                return max(image.tag_v2.get(258, (8,)))
+    except Exception:  # what is damaged or missing, which has its own check, can raise anything
+        pass
+    return 8

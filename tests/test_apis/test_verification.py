@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmsecvit.apis import verify_images
+from mmsecvit.apis import verify_dataset
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 
@@ -14,6 +14,11 @@ def make_image(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
+
+
+def find_kinds(config: Path, options: dict | None = None) -> dict[str, tuple]:
+    found = verify_dataset(config, options)
+    return {finding.kind: (finding.level, finding.count, finding.examples) for finding in found}
 
 
 def test_a_detectors_images_are_those_of_its_annotations(tmp_path):
@@ -43,20 +48,17 @@ def test_a_detectors_images_are_those_of_its_annotations(tmp_path):
             f'{split}_evaluator.ann_file': str(tmp_path / f'{folder}.json'),
         }
     options.pop('train_evaluator.ann_file')
-    assert verify_images(config, options) == (
-        4,
-        {
-            str(tmp_path / 'train' / 'b.jpg'): 'empty',
-            str(tmp_path / 'train' / 'gone.jpg'): 'missing',
-        },
-    )
+    train = str(tmp_path / 'train')
+    assert find_kinds(config, options) == {
+        'empty': ('error', 1, (f'{train}/b.jpg',)),
+        'missing': ('error', 1, (f'{train}/gone.jpg',)),
+    }
     for remote in (
         {'backend_args': dict(_delete_=True, backend='petrel')},
         {'data_root': 's3://x'},
     ):
         remote = {f'train_dataloader.dataset.{key}': value for key, value in remote.items()}
-        with pytest.raises(ValueError, match='^train_dataloader.dataset must be on local disks'):
-            verify_images(config, options | remote)
+        assert find_kinds(config, options | remote) == {'remote': ('error', 1, ())}
 
 
 def test_a_segmenters_images_have_their_maps_next_to_them(tmp_path):
@@ -73,4 +75,44 @@ train_dataloader = val_dataloader = test_dataloader = {loader}
         make_image(tmp_path / 'images' / f'{name}.jpg')
         make_image(tmp_path / 'maps' / f'{name}.png')
     (tmp_path / 'maps' / 'b.png').unlink()
-    assert verify_images(config) == (4, {str(tmp_path / 'maps' / 'b.png'): 'missing'})
+    found = find_kinds(config)
+    # Colors are no classes; the other file is missing.
+    assert found == {
+        'missing': ('error', 1, (str(tmp_path / 'maps' / 'b.png'),)),
+        'channels': ('error', 1, (str(tmp_path / 'maps' / 'a.png'),)),
+    }
+
+
+def test_what_would_end_a_training_does_not_end_the_list(tmp_path):
+    """A folder is missing in one split; in another, a class and an image are wrong."""
+    pytest.importorskip('mmpretrain')
+    for name in ('cat', 'dog', '.hidden'):
+        make_image(tmp_path / 'train' / name / 'x.jpg')
+    (tmp_path / 'train' / 'dog' / 'x.jpg').write_bytes(b'')
+    config = tmp_path / 'config.py'
+    dataset = f"dict(type='CustomDataset', data_root='{tmp_path}', data_prefix=split)"
+    config.write_text(f"""
+default_scope = 'mmpretrain'
+split = 'train'
+train_dataloader = dict(dataset={dataset})
+split = 'val'
+val_dataloader = dict(dataset={dataset})
+test_dataloader = val_dataloader
+""")
+    out = tmp_path / 'findings.json'
+    found = verify_dataset(config, out=out)
+    assert [(finding.kind, finding.count) for finding in found] == [
+        ('hidden folder', 1),
+        ('empty', 1),
+        ('missing', 1),
+    ]
+    assert json.loads(out.read_text())[1] == dict(
+        kind='empty',
+        file=str(tmp_path / 'train/dog/x.jpg'),
+        message=found[1].message,
+        level='error',
+        count=1,
+        examples=[str(tmp_path / 'train/dog/x.jpg')],
+    )
+    with pytest.raises(FileExistsError, match=f'^out must be a new file, but {out} exists$'):
+        verify_dataset(config, out=out)

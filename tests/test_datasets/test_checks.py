@@ -136,6 +136,7 @@ def folders(request, tmp_path) -> Config:
     for split in ('train', 'val'):
         dataset = cfg[f'{split}_dataloader'].dataset
         dataset.data_root = str(tmp_path)
+        dataset.metainfo = dict(classes=('cat', 'dog'))
         if request.param == 'CustomDataset':
             dataset.type = request.param
             dataset.data_prefix = dataset.pop('split')
@@ -155,6 +156,8 @@ def test_an_empty_class_folder_is_named_with_its_setting(folders, tmp_path):
     check_data(folders, ('train',))
     # With an annotation file the folders do not matter.
     folders.val_dataloader.dataset.ann_file = 'meta/val.txt'
+    (tmp_path / 'meta').mkdir()
+    (tmp_path / 'meta/val.txt').write_text('cat/deeper/x.JPG 0')
     check_data(folders, ('val',))
 
 

@@ -156,3 +156,14 @@ def test_the_pipeline_of_the_inferencer_of_classifiers_reads_images(image):
         inferencer.pipeline = inferencer._init_pipeline(cfg)
         (batch,) = inferencer.preprocess([image])
     assert batch['inputs'].shape == (1, 3, 224, 224)
+
+
+def test_an_image_with_too_many_pixels_for_opencv_is_named(tmp_path, monkeypatch):
+    path = tmp_path / 'image.png'
+    Image.new('RGB', (8, 6)).save(path)
+    monkeypatch.setenv('OPENCV_IO_MAX_IMAGE_PIXELS', '47')
+    message = (
+        f'^image file {path} must be readable, but is not: too large: .*IMAGE_PIXELS=48 or more'
+    )
+    with pytest.raises(DamagedImageError, match=message):
+        fileio.get(path, backend_args=BACKEND)

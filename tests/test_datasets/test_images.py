@@ -1,3 +1,8 @@
+import os
+import re
+import subprocess
+import sys
+import zlib
 from pathlib import Path
 
 import cv2
@@ -6,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mmsecvit.datasets import find_damaged_images
-from mmsecvit.datasets.images import looks_whole
+from mmsecvit.datasets.images import count_bits, find_size_fault, looks_whole, unreadable_reason
 
 
 def make_image(path: Path) -> bytes:
@@ -86,3 +91,93 @@ def test_the_checksums_of_a_png_file_are_compared(tmp_path):
     # Each byte, except those of the signature and of the lengths, has a checksum or is one.
     for i in (13, 20, 30, 37, len(whole) // 2, len(whole) - 6, len(whole) - 1):
         assert not looks_whole(whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :])
+
+
+LIMIT = 'OPENCV_IO_MAX_IMAGE_'
+
+
+@pytest.mark.parametrize('extension', ['jpg', 'png', 'tiff'])
+@pytest.mark.parametrize(
+    ('variable', 'limit', 'fault'),
+    [
+        ('PIXELS', '1999', 'too large: .* 50x40 pixels unless the environment has {}=2000 or more'),
+        ('WIDTH', '49', 'too large: .* 50x40 pixels unless the environment has {}=50 or more'),
+        ('HEIGHT', '39', 'too large: .* 50x40 pixels unless the environment has {}=40 or more'),
+        ('PIXELS', '2000', None),
+        ('PIXELS', '2KB', None),
+        ('PIXELS', '1kb', 'too large: .*'),
+    ],
+)
+def test_images_above_opencvs_limit_are_named_with_it(
+    tmp_path, monkeypatch, extension, variable, limit, fault
+):
+    path = tmp_path / f'image.{extension}'
+    whole = make_image(path)
+    monkeypatch.setenv(LIMIT + variable, limit)
+    for found in (unreadable_reason(path), find_size_fault(whole)):
+        assert (found is None) == (fault is None)
+        if fault:
+            assert re.fullmatch(fault.format(LIMIT + variable), found)
+
+
+def test_the_limit_is_opencvs(tmp_path):
+    """OpenCV reads the environment when it is loaded."""
+    whole = make_image(tmp_path / 'image.png')
+    code = (
+        'import cv2, numpy, sys\n'
+        'from mmsecvit.datasets.images import find_size_fault\n'
+        f'content = {whole!r}\n'
+        'try: read = cv2.imdecode(numpy.frombuffer(content, numpy.uint8), 1) is not None\n'
+        'except cv2.error: read = False\n'
+        'assert read == (find_size_fault(content) is None), read\n'
+        'print(read)'
+    )
+    for limit, expected in (('1999', 'False'), ('2000', 'True'), ('1KB', 'False')):
+        env = {**os.environ, LIMIT + 'PIXELS': limit}
+        done = subprocess.run(
+            [sys.executable, '-c', code], env=env, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.split() == [expected]
+
+
+def test_an_image_that_is_too_large_for_pillow_and_opencv_is_named(tmp_path):
+    # A header of 33,000 x 33,000 pixels; nobody needs to write them all.
+    size = (33_000).to_bytes(4, 'big') * 2
+    whole = make_image(tmp_path / 'image.png')
+    header = b'IHDR' + size + whole[24:29]
+    checksum = zlib.crc32(header).to_bytes(4, 'big')
+    (tmp_path / 'image.png').write_bytes(whole[:12] + header + checksum + whole[33:])
+    fault = unreadable_reason(tmp_path / 'image.png')
+    assert fault.endswith(
+        'unless the environment has OPENCV_IO_MAX_IMAGE_PIXELS=1089000000 or more'
+    )
+
+
+def test_the_size_of_a_jpeg_file_is_that_of_its_frame(tmp_path, monkeypatch):
+    monkeypatch.setenv(LIMIT + 'PIXELS', '1')
+    pixels = np.zeros((40, 50, 3), np.uint8)
+    exif = Image.Exif()
+    exif[270] = 'x' * 3000
+    for options in (dict(progressive=True), dict(exif=exif), dict(comment=b'\xff\xc0' * 50)):
+        Image.fromarray(pixels).save(tmp_path / 'image.jpg', **options)
+        whole = (tmp_path / 'image.jpg').read_bytes()
+        assert '50x40' in find_size_fault(whole)
+        # Bytes of 255 may come before a marker.
+        assert '50x40' in find_size_fault(whole[:2] + b'\xff' * 3 + whole[2:])
+        for length in range(3, 200):
+            find_size_fault(whole[:length])
+
+
+@pytest.mark.parametrize(
+    ('name', 'dtype', 'bits'),
+    [
+        ('x.png', np.uint8, 8),
+        ('x.png', np.uint16, 16),
+        ('x.tiff', np.uint16, 16),
+        ('x.jpg', np.uint8, 8),
+    ],
+)
+def test_the_bits_of_a_channel_are_counted(tmp_path, name, dtype, bits):
+    cv2.imwrite(str(tmp_path / name), np.zeros((8, 8, 3), dtype))
+    assert count_bits(tmp_path / name) == bits
+    assert count_bits(tmp_path / 'nowhere.png') == 8

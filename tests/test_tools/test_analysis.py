@@ -113,10 +113,18 @@ def test_verify_dataset(tmp_path, run, capsys):
     with pytest.raises(SystemExit) as end:
         run('verify_dataset.py', config)
     assert end.value.code == 1
-    expected = f'empty     {folder / "broken.png"}\n1 of 2 files cannot be read\n'
-    assert capsys.readouterr().out.endswith(expected)
+    *_, message, head, row, last = capsys.readouterr().out.splitlines()
+    assert message.startswith('error: train_dataloader.dataset must have image files that can be')
+    assert message.endswith(f'of 2 files 1 cannot: {folder / "broken.png"} is empty')
+    assert head.split() == ['level', 'count', 'kind']
+    assert row.split() == ['error', '1', 'empty,', str(folder / 'broken.png')]
+    assert last == '1 errors, 0 warnings and mended faults'
     (folder / 'broken.png').unlink()
+    out = tmp_path / 'findings.json'
     with pytest.raises(SystemExit) as end:
-        run('verify_dataset.py', config)
+        run('verify_dataset.py', config, '--out', out)
     assert end.value.code == 0
-    assert capsys.readouterr().out == '0 of 1 files cannot be read\n'
+    assert capsys.readouterr().out == 'no faults found\n'
+    assert out.read_text() == '[]'
+    with pytest.raises(SystemExit, match='out must be a new file'):
+        run('verify_dataset.py', config, '--out', out)
