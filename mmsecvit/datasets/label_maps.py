@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import METRICS, MODELS, TRANSFORMS
+from mmengine.registry import DATASETS, METRICS, MODELS, TRANSFORMS
 
 from .findings import Finding, Level, list_some
 from .images import IMAGE_SUFFIXES, unreadable_reason
@@ -45,8 +45,11 @@ def find_label_faults(
     """
     from mmseg.datasets import BaseSegDataset
 
+    cls = find_class(dataset.get('type'), DATASETS, SCOPE)
+    if not (isinstance(cls, type) and issubclass(cls, BaseSegDataset)):
+        return
     data = build_lazily(setting, dataset, SCOPE)
-    if not isinstance(data, BaseSegDataset):
+    if data is None:
         return
     if type(data).load_data_list is BaseSegDataset.load_data_list and not data.ann_file:
         others = list(_find_other_suffixes(setting, data))
@@ -182,11 +185,15 @@ class _LabelReader:
         if lost:
             self._note('bits', path, lost)
         elif not valid.all() and self.num_classes:
-            wrong = [str(value + self.shift) for value in values[~valid][:5]]
+            wrong = [self._in_file(value) for value in values[~valid][:5]]
             detail = f'has {", ".join(wrong)}'
             if not self.shift and (values.min(), values.max()) == (1, self.num_classes):
                 detail += '; if the classes begin at 1, set reduce_zero_label=True'
             self._note('values', path, detail)
+
+    def _in_file(self, value: int) -> str:
+        """Return what a file has where the loader gives a value."""
+        return '0 or 255' if self.shift and value == 255 else str(value + self.shift)
 
     def _note(self, kind: str, path: str, detail: str) -> None:
         self.files.setdefault(kind, []).append(path)
@@ -210,10 +217,11 @@ class _LabelReader:
         """Say which value of a file becomes another one, as mmseg reads 8 bits; '' if none does."""
         from PIL import Image
 
-        with Image.open(path) as image:
-            if image.mode in ('1', 'L', 'P'):
-                return ''
-            raw = np.array(image)
+        try:
+            with Image.open(path) as image:
+                raw = label if image.mode in ('1', 'L', 'P') else np.array(image)
+        except Exception:  # the loader has another decoder
+            return ''
         if raw.shape != label.shape or label.dtype != np.uint8:
             return ''
         # A value of 65535 or -1 becomes 255: to ignore it may be meant.
@@ -256,10 +264,10 @@ class _LabelReader:
         shown = [value for value in used if value not in self.ignored]
         path = samples[0]['seg_map_path']
         if len(shown) < 2 <= self.num_classes:
-            values = ' and '.join(str(value + self.shift) for value in used)
+            values = ' and '.join(map(self._in_file, used))
             ignored = [value for value in used if value in self.ignored]
             certain = complete and self.trains and ignored
-            ignores = f', of which {ignored[0]} is ignored' if ignored else ''
+            ignores = f', of which {self._in_file(ignored[0])} is ignored' if ignored else ''
             yield Finding(
                 'one class',
                 path,

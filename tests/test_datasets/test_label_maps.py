@@ -126,6 +126,9 @@ def test_zero_is_unlabeled_where_the_config_says_so(streets, tmp_path):
     streets.train_dataloader.dataset.reduce_zero_label = True
     relabel(tmp_path, 'train', lambda x: x + 1)
     assert kinds(streets, ('train',), iter) == {}
+    relabel(tmp_path, 'train', lambda x: x * 0)
+    with pytest.raises(ValueError, match='have only 0 or 255, of which 0 or 255 is ignored'):
+        check_data(streets, ('train',))
     relabel(tmp_path, 'train', lambda x: x + 2)
     message = r'values from 1 to 3, for 3 classes, or 0 or 255, which .* has 4$'
     with pytest.raises(ValueError, match=message):
