@@ -29,7 +29,7 @@ def test_a_detectors_images_are_those_of_its_annotations(tmp_path):
         box = dict(bbox=[1, 1, 9, 9], area=81, iscrowd=0, category_id=1)
         content = dict(
             images=images,
-            annotations=[dict(id=i, image_id=i, **box) for i in range(len(images))],
+            annotations=[dict(id=i + 1, image_id=i, **box) for i in range(len(images))],
             categories=[dict(id=1, name='cat')],
         )
         (tmp_path / f'{split}.json').write_text(json.dumps(content))
