@@ -8,6 +8,7 @@ from mmengine.config import Config, ConfigDict
 
 from ..errors import InputError
 from .class_folders import find_class_faults
+from .class_order import find_other_numbers
 from .coco import find_coco_faults, find_evaluator_faults
 from .findings import MISSING, DataError, Finding, must_exist, report
 from .label_maps import find_label_faults
@@ -49,6 +50,8 @@ def find_faults(
     """
     if cfg.get('default_scope') not in ('mmdet', 'mmseg', 'mmpretrain'):
         return
+    splits = list(splits)
+    yield from find_other_numbers(cfg, splits)
     checked: list[ConfigDict] = []
     for split in splits:
         loader = cfg.get(f'{split}_dataloader') or {}

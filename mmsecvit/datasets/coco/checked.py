@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any
 
+from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.api_wrappers import COCO
 from mmdet.evaluation import CocoMetric
@@ -16,7 +17,7 @@ from mmengine.logging import MMLogger, print_log
 
 from ..findings import DataError, report
 from .content import mend_coco
-from .files import read_coco
+from .files import find_missing, read_coco
 
 SETTING = 'ann_file'
 
@@ -85,9 +86,10 @@ class CheckedCocoDataset(CocoDataset):
         """Filter images by ``filter_cfg``, and log how many it leaves out.
 
         Raises:
-            DataError: If no image is left.
+            DataError: If no image is left, or the file of one does not exist.
         """
         kept = super().filter_data()
+        self._check_files(kept)
         total = len(self.data_list)
         if len(kept) < total:
             known = {id(sample) for sample in kept}
@@ -102,6 +104,33 @@ class CheckedCocoDataset(CocoDataset):
                 raise DataError(has)
             print_log(has, 'current', logging.INFO)
         return kept
+
+    def _check_files(self, samples: list[dict]) -> None:
+        """Raise a DataError if mmcv's own loader would not find files on local disks."""
+        loaders = [step for step in self.pipeline.transforms if type(step) is LoadImageFromFile]
+        if not loaders or loaders[0].ignore_empty or loaders[0].file_client_args:
+            return
+        backend = (loaders[0].backend_args or {}).get('backend', 'local')
+        paths = [sample['img_path'] for sample in self._used(samples)]
+        if backend not in ('local', 'checked_image') or any('://' in path for path in paths):
+            return
+        missing = find_missing(paths)
+        if missing:
+            windows = any('\\' in path for path in missing[:1])
+            hint = ', which has backslashes as on Windows' if windows else ''
+            raise DataError(
+                f'data_prefix.img {self.data_prefix["img"]} must have the images of '
+                f'{self.ann_file}, but {len(missing)} of {len(paths)} files do not exist, the '
+                f'first is {missing[0]}{hint}'
+            )
+
+    def _used(self, samples: list[dict]) -> list[dict]:
+        """Return the samples that the argument ``indices`` leaves."""
+        if self._indices is None:
+            return samples
+        if isinstance(self._indices, int):
+            return samples[: self._indices] if self._indices >= 0 else samples[self._indices :]
+        return [samples[i] for i in self._indices]
 
 
 class CheckedCocoMetric(CocoMetric):

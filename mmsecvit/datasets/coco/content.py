@@ -7,10 +7,12 @@ from typing import Any, Literal
 import numpy as np
 
 from ..findings import Finding, list_some
+from .files import paused_collection
 from .notes import CocoNotes, is_id, numbers_of, set_numbers
 from .objects import mend_annotations
 
 
+@paused_collection()
 def mend_coco(
     content: Any,
     setting: str,

@@ -34,6 +34,10 @@ def find_coco_faults(
     if cls is None or not file.is_file():
         return
     classes = classes_of(dataset)
+    prefix = dataset.get('data_prefix')
+    if 'img' not in (prefix or ()):
+        message = f'{setting}.data_prefix must have img, the folder of the images, got {prefix}'
+        yield Finding('data_prefix', str(file), message)
     try:
         names = read_class_names(file)
         yield from _compare_names(f'{setting}.metainfo.classes', cls, file, names, classes)
@@ -64,7 +68,8 @@ def find_evaluator_faults(cfg: Config, split: str, thorough: bool = False) -> It
     datasets = dict(find_datasets(cfg.get(loader), loader))
     files = {setting: _ann_file_of(dataset) for setting, dataset in datasets.items()}
     known = all(map(coco_class, datasets.values())) and all(map(Path.is_file, files.values()))
-    if not known or type_name(cfg.get(evaluator)) == 'MultiDatasetsEvaluator':
+    own = cfg.get(evaluator) if isinstance(cfg.get(evaluator), dict) else None
+    if not known or type_name(own) == 'MultiDatasetsEvaluator':
         return  # That evaluator has a metric for each data set.
     for setting, metric in find_nodes(cfg.get(evaluator), evaluator, lambda x: 'ann_file' in x):
         cls, file = find_class(metric, METRICS), Path(metric.ann_file or '')

@@ -1,7 +1,11 @@
 """Read annotation files in COCO's format."""
 
+import gc
 import json
 import mmap
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,22 @@ CATEGORIES = b'"categories"'
 LONGEST_LIST = 1 << 24  # bytes: sixteen times the list of LVIS's 1,203 categories
 
 
+@contextmanager
+def paused_collection() -> Iterator[None]:
+    """Do not search for garbage while millions of objects are made that all stay.
+
+    On a tenth of COCO's training annotations, the search takes a quarter of the time.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@paused_collection()
 def read_coco(path: str | Path, setting: str, name: str | None = None) -> Any:
     """Return the content of an annotation file.
 
@@ -23,9 +43,24 @@ def read_coco(path: str | Path, setting: str, name: str | None = None) -> Any:
         DataError: If the file is not JSON.
     """
     try:
-        return json.loads(Path(path).read_bytes())
+        # Windows' editors begin a file with a mark of the byte order.
+        return json.loads(Path(path).read_text(encoding='utf-8-sig'))
     except (ValueError, RecursionError) as error:
         raise DataError(f'{setting} {name or path} must be JSON, but is not: {error}') from None
+
+
+def find_missing(paths: Iterable[str]) -> list[str]:
+    """Return the paths of files that do not exist, reading each folder once."""
+    folders: dict[str, set[str]] = {}
+    missing = []
+    for path in paths:
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            there = folder or '.'
+            folders[folder] = set(os.listdir(there)) if os.path.isdir(there) else set()
+        if name not in folders[folder]:
+            missing.append(path)
+    return missing
 
 
 def read_class_names(ann_file: Path) -> list[str]:

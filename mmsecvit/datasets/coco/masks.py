@@ -39,9 +39,8 @@ def mend_segmentation(segmentation: Any, size: tuple[int, int] | None) -> tuple[
         return segmentation, EMPTY if segmentation is None else UNUSABLE
     try:
         # To sum numbers is the fastest way to see that they are numbers, and finite ones.
-        lengths = list(map(len, segmentation))
-        polygons = lengths and min(lengths) >= 6 and not any(length % 2 for length in lengths)
-        if polygons and isfinite(sum(map(sum, segmentation))):
+        others = [polygon for polygon in segmentation if len(polygon) < 6 or len(polygon) % 2]
+        if segmentation and not others and isfinite(sum(map(sum, segmentation))):
             return segmentation, FINE
     except TypeError:
         pass

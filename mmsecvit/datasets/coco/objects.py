@@ -60,7 +60,8 @@ def _mend_references(
     """Return the place in a list that each annotation refers to, -1 if it is not there."""
     places = {item['id']: place for place, item in enumerate(listed)}
     ids = [item.get(key) for item in items]
-    bad = [i for i, value in enumerate(ids) if not is_id(value)]
+    plain = set(map(type, ids)) <= {int, str}
+    bad = [] if plain else [i for i, value in enumerate(ids) if not is_id(value)]
     if notes.say(
         'error',
         f'no {key}',
@@ -69,6 +70,8 @@ def _mend_references(
         f'it must be the id of one of the {things}',
     ):
         return np.full(len(items), -1)
+    if places.keys() >= set(ids):
+        return np.fromiter(map(places.__getitem__, ids), int, len(ids))
     lost = [i for i, value in enumerate(ids) if value not in places]
     # An id as a string in one list and as a number in the other means the same.
     same = {to_number(value): value for value in places if isfinite(to_number(value))}
