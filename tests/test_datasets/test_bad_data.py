@@ -8,8 +8,10 @@ import mmcv
 import numpy as np
 import pytest
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+from PIL import Image
 
 from mmsecvit.datasets import DamagedImageError, DataError, MissingImageError, set_image_backend
 
@@ -129,6 +131,25 @@ def test_a_missing_image_ends_training_before_it_begins(loader, tmp_path):
     (tmp_path / 'images').rename(tmp_path / 'elsewhere')
     with pytest.raises(DataError, match='1 of 1 files do not exist'):
         Runner.build_dataloader(loader, seed=0)
+
+
+def test_sizes_that_are_not_those_of_the_images_are_said(loader, tmp_path, caplog):
+    MMLogger.get_current_instance().addHandler(caplog.handler)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    for name, size in ((SECOND, (64, 48)), ('first.jpg', (64, 64))):
+        Image.new('RGB', size).save(tmp_path / 'images' / name, exif=exif)
+    text = (tmp_path / 'train.json').read_text()
+    Runner.build_dataloader(loader, seed=0)
+    has = 'another height and width than the image of 1 of 5 images that were looked at'
+    assert f'{has}, such as {tmp_path}/images/{SECOND}' in caplog.text
+    content = json.loads(text)
+    content['images'][1].update(height=64, width=48)
+    (tmp_path / 'train.json').write_text(json.dumps(content))
+    caplog.clear()
+    Runner.build_dataloader(loader, seed=0)
+    MMLogger.get_current_instance().removeHandler(caplog.handler)
+    assert 'another height and width' not in caplog.text
 
 
 def test_mmcv_does_not_name_an_empty_image(loader, tmp_path):

@@ -17,9 +17,10 @@ from mmengine.logging import MMLogger, print_log
 
 from ..findings import DataError, report
 from .content import mend_coco
-from .files import find_missing, read_coco
+from .files import find_missing, has_other_size, read_coco
 
 SETTING = 'ann_file'
+MAX_SIZES = 50  # images whose size is read
 
 
 class CheckedCOCO(COCO):
@@ -111,7 +112,8 @@ class CheckedCocoDataset(CocoDataset):
         if not loaders or loaders[0].ignore_empty or loaders[0].file_client_args:
             return
         backend = (loaders[0].backend_args or {}).get('backend', 'local')
-        paths = [sample['img_path'] for sample in self._used(samples)]
+        used = self._used(samples)
+        paths = [sample['img_path'] for sample in used]
         if backend not in ('local', 'checked_image') or any('://' in path for path in paths):
             return
         missing = find_missing(paths)
@@ -122,6 +124,17 @@ class CheckedCocoDataset(CocoDataset):
                 f'data_prefix.img {self.data_prefix["img"]} must have the images of '
                 f'{self.ann_file}, but {len(missing)} of {len(paths)} files do not exist, the '
                 f'first is {missing[0]}{hint}'
+            )
+        looked_at = used[:: max(len(used) // MAX_SIZES, 1)][:MAX_SIZES]
+        oriented = loaders[0].color_type in ('color', 'grayscale')
+        others = [sample['img_path'] for sample in looked_at if has_other_size(sample, oriented)]
+        if others:
+            _warn_once(
+                MMLogger.get_current_instance(),
+                f'ann_file {self.ann_file} has another height and width than the image of '
+                f'{len(others)} of {len(looked_at)} images that were looked at, such as '
+                f'{others[0]}: boxes are in pixels of the image as it is read, turned as its '
+                'metadata says',
             )
 
     def _used(self, samples: list[dict]) -> list[dict]:

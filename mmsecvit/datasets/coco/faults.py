@@ -10,10 +10,10 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import METRICS
 
 from ..findings import DataError, Finding, list_some
-from ..nodes import find_datasets, find_nodes, type_name
+from ..nodes import find_class, find_datasets, find_nodes, type_name
 from .content import mend_coco
 from .files import read_class_names, read_coco
-from .types import classes_of, coco_class, find_class, keeps_order
+from .types import classes_of, coco_class, keeps_order
 
 
 def find_coco_faults(
@@ -72,7 +72,7 @@ def find_evaluator_faults(cfg: Config, split: str, thorough: bool = False) -> It
     if not known or type_name(own) == 'MultiDatasetsEvaluator':
         return  # That evaluator has a metric for each data set.
     for setting, metric in find_nodes(cfg.get(evaluator), evaluator, lambda x: 'ann_file' in x):
-        cls, file = find_class(metric, METRICS), Path(metric.ann_file or '')
+        cls, file = find_class(metric, METRICS, 'mmdet'), Path(metric.ann_file or '')
         if not (inspect.isclass(cls) and issubclass(cls, CocoMetric) and file.is_file()):
             continue
         try:

@@ -12,6 +12,7 @@ from typing import Any
 from ..findings import DataError
 
 CATEGORIES = b'"categories"'
+ORIENTATION, FIRST_TURNED = 0x0112, 5  # EXIF's tag, and its first value with sides exchanged
 LONGEST_LIST = 1 << 24  # bytes: sixteen times the list of LVIS's 1,203 categories
 
 
@@ -61,6 +62,25 @@ def find_missing(paths: Iterable[str]) -> list[str]:
         if name not in folders[folder]:
             missing.append(path)
     return missing
+
+
+def has_other_size(sample: dict, oriented: bool) -> bool:
+    """Return whether an image has another size than its data set knows; False if it is unreadable.
+
+    Args:
+        sample: What mmdet's data set knows of the image.
+        oriented: Whether the image is read as its metadata orients it.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(sample['img_path']) as image:
+            width, height = image.size
+            turned = oriented and image.getexif().get(ORIENTATION, 1) >= FIRST_TURNED
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+    size = (width, height) if turned else (height, width)
+    return size != (sample['height'], sample['width'])
 
 
 def read_class_names(ann_file: Path) -> list[str]:

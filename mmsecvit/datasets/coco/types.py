@@ -7,9 +7,9 @@ import inspect
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import DATASETS, METRICS, Registry
+from mmengine.registry import DATASETS, METRICS
 
-from ..nodes import find_datasets, find_nodes, type_name
+from ..nodes import find_class, find_datasets, find_nodes, type_name
 
 
 def build_dataset(*args: Any, **kwargs: Any) -> Any:
@@ -67,7 +67,7 @@ def coco_class(dataset: ConfigDict) -> Any:
 
     from .checked import CheckedCocoDataset
 
-    cls = find_class(dataset, DATASETS)
+    cls = find_class(dataset, DATASETS, 'mmdet')
     if not (inspect.isclass(cls) and issubclass(cls, CocoDataset)):
         return None
     found: Any = cls
@@ -91,16 +91,3 @@ def keeps_order(cls: type) -> bool:
 
     checked = (CheckedCocoDataset, CheckedCocoMetric)
     return cls in (CocoDataset, CocoMetric) or issubclass(cls, checked)
-
-
-def find_class(node: ConfigDict, registry: Registry) -> Any:
-    """Return the class that a part of a config builds, or None if it is not registered."""
-    from . import checked
-
-    kind = node.get('type')
-    if not isinstance(kind, str):
-        return kind
-    if hasattr(checked, type_name(node)):
-        return getattr(checked, type_name(node))
-    with registry.switch_scope_and_registry('mmdet') as scope:
-        return scope.get(kind)
