@@ -7,7 +7,7 @@ from typing import Any
 
 from mmengine.dist import get_world_size
 from mmengine.optim import OptimWrapper, _ParamScheduler
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner, find_latest_checkpoint
 from torch.utils.data import BatchSampler, DataLoader
 
 from ..checkpoints import CheckpointError
@@ -45,8 +45,9 @@ def check_resumed(runner: Runner, checkpoint: dict) -> None:
             would come to its end earlier or later than the training.
     """
     loop, meta = runner._train_loop, checkpoint['meta']
-    source = f'checkpoint {runner._load_from or "in " + runner.work_dir}'
-    new_run = f'a new run from its weights (load_from={runner._load_from}, another work_dir)'
+    path = runner._load_from or find_latest_checkpoint(runner.work_dir)
+    source = f'checkpoint {path}'
+    new_run = f'a new run from its weights (load_from={path}, another work_dir)'
     now = describe_data_order(loop.dataloader)
     before = meta.get('data_order', now)  # earlier versions kept none
     changed = [key for key in now if key in before and now[key] != before[key]]
