@@ -104,7 +104,7 @@ def test_metrics_that_number_by_the_file_are_found(cfg):
 
 def test_the_whole_file_is_read_by_a_thorough_check(cfg, tmp_path):
     dataset = cfg.val_dataloader.dataset
-    write(tmp_path / 'val.json', annotations=[dict(id=1, image_id=0, category_id=3)])
+    write(tmp_path / 'val.json', annotations=[dict(id=1, image_id=0, category_id=3, iscrowd=0)])
     assert kinds(find_coco_faults('x', dataset)) == {}
     (finding,) = find_coco_faults('x', dataset, thorough=True)
     assert finding.message.startswith(f'x.ann_file {tmp_path}/val.json has 1 of 1 annotations')
@@ -160,5 +160,5 @@ def test_joined_files_need_one_file_of_the_evaluator_and_ids_of_their_own(cfg, t
 def test_evaluators_of_other_kinds_are_left_alone(cfg):
     cfg.val_evaluator = [dict(type='VOCMetric'), dict(type='CocoMetric')]
     assert kinds(find_evaluator_faults(cfg, 'val')) == {}
-    del cfg.val_evaluator
+    cfg.pop('val_evaluator')
     assert kinds(find_evaluator_faults(cfg, 'val')) == {}
