@@ -43,6 +43,7 @@ def check_settings(cfg: Config, splits: Iterable[str]) -> list[str]:
     if cfg.get('default_scope') == 'mmseg':
         _check_windows(cfg, splits)
     if 'train' in splits:
+        _check_layer_decay(cfg)
         messages += [*check_monitored_metrics(cfg), *_check_schedule(cfg)]
     return messages
 
@@ -61,6 +62,21 @@ def check_display() -> None:
             'show needs a display for its windows, but '
             f'{reason or f"matplotlib draws with {backend!r}, which has none"}: '
             'use --show-dir to write pictures into a folder'
+        )
+
+
+def _check_layer_decay(cfg: Config) -> None:
+    """Raise a ConfigError if mmdet or mmseg would number the layers of a network unknown to it."""
+    constructor = type_name(dict(type=(cfg.get('optim_wrapper') or {}).get('constructor')))
+    ours = ('SecViT', 'SECSwin', 'SECFasterViT')
+    kind = type_name((cfg.get('model') or {}).get('backbone'))
+    if kind in ours and constructor in (
+        'LearningRateDecayOptimizerConstructor',
+        'LayerDecayOptimizerConstructor',
+    ):
+        raise ConfigError(
+            f'optim_wrapper.constructor {constructor} does not know the layers of a {kind}: take '
+            "'LayerDecayOptimWrapperConstructor' with paramwise_cfg=dict(layer_decay_rate=0.8)"
         )
 
 

@@ -147,3 +147,14 @@ def test_windows_need_a_display(monkeypatch):
     pyplot.switch_backend('agg')
     with pytest.raises(ConfigError, match="matplotlib draws with 'agg', which has none"):
         check_display()
+
+
+@pytest.mark.parametrize('scope', ['', 'mmdet.'])
+def test_constructors_that_do_not_know_our_layers_are_refused(scope):
+    model = dict(type='RetinaNet', backbone=dict(type='SecViT'))
+    optim_wrapper = dict(constructor=f'{scope}LearningRateDecayOptimizerConstructor')
+    message = refusal(dict(model=model, optim_wrapper=optim_wrapper))
+    assert message.startswith('optim_wrapper.constructor LearningRateDecayOptimizerConstructor ')
+    assert "take 'LayerDecayOptimWrapperConstructor'" in message
+    model['backbone']['type'] = 'ConvNeXt'
+    check_settings(Config(dict(model=model, optim_wrapper=optim_wrapper)), ('train',))
