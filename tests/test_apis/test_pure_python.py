@@ -113,7 +113,7 @@ BEST = 'mIoU'
 """
 DETECTOR = """
 from mmdet.datasets import CocoDataset
-from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs
+from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, Resize
 from mmcv.transforms import LoadImageFromFile
 from mmdet.engine.hooks import DetVisualizationHook as VisualizationHook
 from mmdet.evaluation import CocoMetric
@@ -159,6 +159,7 @@ dataset = dict(
     metainfo=dict(classes=('dark', 'bright')),
     pipeline=[
         dict(type=LoadImageFromFile),
+        dict(type=Resize, scale=(64, 64), keep_ratio=True),
         dict(type=LoadAnnotations, with_bbox=True),
         dict(type=PackDetInputs, meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape',
                                             'scale_factor')),
