@@ -15,6 +15,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..checkpoints import CheckpointReader, check_weights, extract_state_dict
 from ..datasets import type_name
+from ..datasets.nodes import find_nodes
 from ..errors import InputError
 from .class_names import name_classes
 from .config import check_operators, load_config
@@ -74,6 +75,10 @@ def infer(
             f'config must have one of {", ".join(_INFERENCERS)} as its default_scope, '
             f'got {cfg.get("default_scope")}'
         )
+    # The inferencers of OneDL's mmdet 3.5.1 and of mmseg <= 1.2.2 (OneDL's <= 1.4.2) find loaders
+    # by names, not by classes.
+    for _, transform in find_nodes(cfg.get('test_dataloader'), '', _is_loader):
+        transform.type = type_name(transform)
     check_operators(cfg)
     reader = CheckpointReader(trust)
     content = reader.read(checkpoint)
@@ -126,6 +131,11 @@ def find_images(images: Sequence[str | Path]) -> list[Path]:
     return list({os.path.abspath(path): path for path in reversed(paths)}.values())[::-1]
 
 
+def _is_loader(node: dict) -> bool:
+    is_class = not isinstance(node.get('type', ''), str)
+    return is_class and type_name(node) in ('LoadImageFromFile', 'LoadAnnotations')
+
+
 def _detector(cfg: Config, checkpoint: str, known: Known) -> tuple[nn.Module, Predict]:
     from mmdet.apis import DetInferencer
 
@@ -146,10 +156,6 @@ def _segmenter(cfg: Config, checkpoint: str, known: Known) -> tuple[nn.Module, P
     from mmseg.apis import MMSegInferencer
     from pycocotools import mask as coco_mask
 
-    # mmseg <= 1.2.2 (OneDL's <= 1.4.2) finds these by their names, not by their classes.
-    for transform in cfg.test_dataloader.dataset.pipeline:
-        if type_name(transform) in ('LoadImageFromFile', 'LoadAnnotations'):
-            transform.type = type_name(transform)
     inferencer = MMSegInferencer(cfg, checkpoint)
     inferencer.show_progress = False  # see _INFERENCERS
 
