@@ -123,7 +123,10 @@ def test_clusters_of_two_sizes_are_refused_in_a_dynamic_file(tmp_path, files):
         export(config, checkpoint, tmp_path / 'x.pt2', 'torch_export', dynamic=True)
 
 
-@pytest.mark.parametrize(('format', 'suffix'), [('onnx', '.onnx'), ('torch_export', '.pt2')])
+@pytest.mark.parametrize(
+    ('format', 'suffix'),
+    [pytest.param('onnx', '.onnx', marks=pytest.mark.slow), ('torch_export', '.pt2')],
+)
 def test_the_tool_exports_a_classifier_whole(tmp_path, files, monkeypatch, capsys, format, suffix):
     skip_without(format)
     pytest.importorskip('mmpretrain')

@@ -120,6 +120,7 @@ def test_images_above_opencvs_limit_are_named_with_it(
             assert re.fullmatch(fault.format(LIMIT + variable), found)
 
 
+@pytest.mark.slow
 def test_the_limit_is_opencvs(tmp_path):
     """OpenCV reads the environment when it is loaded."""
     whole = make_image(tmp_path / 'image.png')

@@ -101,6 +101,7 @@ def assert_same_weights(first, second):
     torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_fsdp_trains_saves_and_resumes_as_one_process_trains(tmp_path, jobs):
     sharded, alone = tmp_path / 'sharded', tmp_path / 'alone'
     # One dies in the last of three epochs.

@@ -217,7 +217,7 @@ def test_weights_alone_have_the_names_of_the_data_set(tmp_path, trained):
 
 
 def test_images_of_one_name_all_have_pictures(tmp_path, trained):
-    names = {'cls': ('cls/a', 'cls/b'), 'seg': ('seg/img/a', 'seg/img/b')}[trained.task]
+    names = {'cls': ('cls/bright', 'cls/dark'), 'seg': ('seg/img/a', 'seg/img/b')}[trained.task]
     for name in names:
         source = next(trained.images.glob('*.png'))
         for folder in (name, name.replace('img', 'ann')):

@@ -151,6 +151,7 @@ def run_in_two_processes(script, *arguments):
     assert done.returncode == 0, done.stderr[-4000:]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason='is about machines without a GPU')
 def test_two_processes_train_together_without_a_gpu(tmp_path, digit_options):
     options = [f'{key}={value}' for key, value in digit_options.items()]
@@ -326,6 +327,7 @@ def test_without_its_package_tensorboard_is_refused(tmp_path, monkeypatch):
         apis.train(CONFIG, work_dir=str(tmp_path), tensorboard=True)
 
 
+@pytest.mark.slow
 def test_an_empty_image_ends_a_run_with_its_name(tmp_path, trained, digits, digit_options):
     scenes = tmp_path / 'scenes'
     shutil.copytree(digits, scenes)
