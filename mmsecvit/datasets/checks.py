@@ -10,10 +10,11 @@ from ..errors import InputError
 from .class_folders import find_class_faults
 from .class_order import find_other_numbers
 from .coco import find_coco_faults, find_evaluator_faults
+from .file_backend import LOADERS
 from .findings import MISSING, DataError, Finding, must_exist, report
 from .label_maps import find_label_faults
 from .nodes import find_datasets, is_local
-from .samples import Track, find_damage
+from .samples import Track, find_damage, reads_local_files
 from .unlabeled import find_missing_labels
 
 
@@ -98,7 +99,7 @@ def _find_dataset_faults(
     for finding in faults:
         errors += finding.level == 'error'
         yield finding
-    if local and track:
+    if local and track and reads_local_files(dataset):
         # With such errors, the data set may not know its images.
         with suppress(InputError) if errors else nullcontext():
             yield from find_damage(setting, dataset, scope, track)
@@ -106,7 +107,8 @@ def _find_dataset_faults(
         yield Finding(
             'remote',
             str(dataset.get('data_root')),
-            f'{setting} must be on local disks, but is in a remote store',
+            f'{setting} has its images in another store than local disks: they are not read here',
+            'warning',
         )
 
 
@@ -117,6 +119,8 @@ def _check_dataset(setting: str, dataset: ConfigDict) -> None:
     prefixes = dataset.get('data_prefix') or {}
     for name, prefix in prefixes.items() if isinstance(prefixes, dict) else ():
         if isinstance(prefix, str):
+            if not all(reads_local_files(dataset, loader) for loader in LOADERS):
+                continue
             must_exist(f'{setting}.data_prefix.{name}', Path(root, prefix))
         elif root:  # without a root, mmseg reads None as: there are no label images
             raise DataError(

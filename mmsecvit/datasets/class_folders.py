@@ -5,21 +5,24 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.fileio import list_dir_or_file
 from mmengine.registry import DATASETS
 
 from .findings import MISSING, Finding, list_some
-from .nodes import find_datasets, is_local
+from .images import IMAGE_SUFFIXES
+from .nodes import find_class, find_datasets, is_local
 from .samples import (
     MAX_SAMPLES,
     Track,
     build_lazily,
-    find_class,
     find_image_faults,
     find_missing_files,
+    reads_local_files,
     select,
 )
 
 SCOPE = 'mmpretrain'
+MAX_FOLDERS = 20  # that a quick check lists to their end
 # Folders that file managers and notebooks make.
 FOREIGN = ('__MACOSX', '@eaDir', '__pycache__')
 
@@ -48,8 +51,12 @@ def find_class_faults(
     path = Path(data.ann_file or data.img_prefix)
     if not path.exists():
         yield Finding(MISSING, str(path), f'{setting}.{option} must exist, but {path} does not')
+    elif path.is_dir() == bool(data.ann_file):
+        kind, other = ('file', 'folder') if data.ann_file else ('folder', 'file')
+        message = f'{setting}.{option} must be a {kind}, but {path} is a {other}'
+        yield Finding(f'no {kind}', str(path), message)
     elif data.ann_file:
-        yield from _find_list_faults(f'{setting}.ann_file', data, cfg, track)
+        yield from _find_list_faults(setting, data, dataset, cfg, track)
     elif data.with_label:
         option = f'{setting}.{name}'
         yield from _find_folder_faults(setting, option, data, dataset, cfg, track)
@@ -59,7 +66,7 @@ def _build(setting: str, dataset: ConfigDict) -> Any:
     """Build a data set of folders or lists without its samples; return None for other kinds."""
     from mmpretrain.datasets import CustomDataset
 
-    cls: Any = find_class(dataset.get('type'), DATASETS, SCOPE)
+    cls: Any = find_class(dataset, DATASETS, SCOPE)
     if getattr(cls, 'load_data_list', None) is not CustomDataset.load_data_list:
         return None
     return build_lazily(setting, dataset, SCOPE)
@@ -93,14 +100,17 @@ def _find_folder_faults(
         )
     classes = [folder / name for name in names if name not in hidden]
     images = {path: _find_image(data, path) for path in classes}
+    needed = setting.startswith('train_') or not any(images.values())
     for path, image in images.items():
         if image is None:
-            yield Finding(
-                'empty folder',
-                str(path),
+            message = (
                 f'{option} must have images of each class, but there are none in {path}: fill or '
-                'remove the folder',
+                'remove the folder'
             )
+            if not needed:  # The folder itself may be, so that the next ones keep their numbers.
+                message = f'{path} ({option}) has no images: its class is not scored'
+            yield Finding('empty folder', str(path), message, 'error' if needed else 'warning')
+    yield from _find_other_suffixes(setting, data, classes if track else classes[:MAX_FOLDERS])
     if track is None:  # otherwise, all images are read
         samples = [dict(img_path=str(path)) for path in images.values() if path]
         yield from find_image_faults(setting, dataset, samples, None)
@@ -191,11 +201,12 @@ def _compare_with_training(
 
 
 def _find_list_faults(
-    setting: str, data: Any, cfg: Config, track: Track | None
+    setting: str, data: Any, dataset: ConfigDict, cfg: Config, track: Track | None
 ) -> Iterator[Finding]:
     """Find lines of a list that are no path and label, labels out of range, absent images."""
+    setting = f'{setting}.ann_file'
     lines = Path(data.ann_file).read_text().splitlines()
-    number = _num_classes(cfg) or len(data.CLASSES or ())
+    number = _num_classes(cfg) or 0  # pretraining without classes does not use the labels
     samples, labels = [], set()
     odd, outside = [], []
     for i, line in enumerate(lines, 1):
@@ -228,7 +239,7 @@ def _find_list_faults(
             count=len(outside),
             examples=tuple(outside[:5]),
         )
-    if track is None:  # otherwise, all images are read
+    if track is None and reads_local_files(dataset):  # otherwise, all images are read
         chosen = list(select(samples, None, 10 * MAX_SAMPLES))
         yield from find_missing_files(setting, chosen, 'img_path')
 
@@ -250,10 +261,29 @@ def _is_hidden(name: str) -> bool:
 
 def _find_image(data: Any, folder: Path) -> Path | None:
     """Return an image in a folder, or None if mmpretrain finds none."""
-    for path in folder.rglob('*'):
-        if not path.name.startswith('.') and data.is_valid_file(path.name):
-            return path
-    return None
+    names = list_dir_or_file(folder, list_dir=False, recursive=True)
+    return next((folder / name for name in names if data.is_valid_file(name)), None)
+
+
+def _find_other_suffixes(setting: str, data: Any, folders: list[Path]) -> Iterator[Finding]:
+    """Find images in folders of classes that mmpretrain leaves out because of their suffix."""
+    others = [
+        f'{folder.name}/{name}'
+        for folder in folders
+        for name in sorted(list_dir_or_file(folder, list_dir=False, recursive=True))
+        if name.lower().endswith(IMAGE_SUFFIXES) and not data.is_valid_file(name)
+    ]
+    if others:
+        yield Finding(
+            'other suffix',
+            str(data.img_prefix),
+            f'{setting} leaves out {len(others)} images in {data.img_prefix}, whose names do not '
+            f'end with one of its extensions, {", ".join(sorted(data.extensions))}: '
+            f'{list_some(others)}',
+            'warning',
+            len(others),
+            tuple(others[:5]),
+        )
 
 
 def _num_classes(cfg: Config) -> int | None:

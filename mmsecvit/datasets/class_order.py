@@ -1,5 +1,6 @@
 """Check that the data sets of a config number classes alike."""
 
+from collections import Counter
 from collections.abc import Collection, Iterator
 
 from mmengine.config import Config
@@ -27,12 +28,14 @@ def find_other_numbers(cfg: Config, splits: Collection[str]) -> Iterator[Finding
             # With return_classes, a model reads the names with each image: numbers may differ.
             if not isinstance(classes, (list, tuple)) or dataset.get('return_classes'):
                 continue
-            known = {name: numbers.setdefault(name, (i, setting)) for i, name in enumerate(classes)}
-            moved = [name for i, name in enumerate(classes) if known[name][0] != i]
+            counts = Counter(classes)  # two classes may have one name, as ImageNet's cranes
+            own = {name: i for i, name in enumerate(classes) if counts[name] == 1}
+            known = {name: numbers.setdefault(name, (i, setting)) for name, i in own.items()}
+            moved = [name for name, i in own.items() if known[name][0] != i]
             if moved and split in splits:
                 message = (
                     f'{setting}.metainfo.classes must have the order of {known[moved[0]][1]}.'
-                    f'metainfo.classes, since labels are places in it, but {list_some(moved)} '
-                    'have other places'
+                    f'metainfo.classes, since labels are places in it, but not in the same places: '
+                    f'{list_some(moved)}'
                 )
                 yield Finding('order of classes', setting, message, count=len(moved))

@@ -7,23 +7,24 @@ from typing import Any
 
 import numpy as np
 from mmengine.config import Config, ConfigDict
+from mmengine.fileio import list_dir_or_file
 from mmengine.registry import DATASETS, METRICS, MODELS, TRANSFORMS
 
 from .findings import Finding, Level, list_some
 from .images import IMAGE_SUFFIXES, unreadable_reason
-from .nodes import find_nodes, type_name
+from .nodes import find_class, find_nodes, type_name
 from .samples import (
     MAX_SAMPLES,
     Track,
     build_lazily,
     build_transform,
     count_suffixes,
-    find_class,
     find_image_faults,
     find_loader,
     find_missing_files,
     is_of_toolboxes,
     load_samples,
+    reads_local_files,
     select,
 )
 
@@ -45,7 +46,7 @@ def find_label_faults(
     """
     from mmseg.datasets import BaseSegDataset
 
-    cls = find_class(dataset.get('type'), DATASETS, SCOPE)
+    cls = find_class(dataset, DATASETS, SCOPE)
     if not (isinstance(cls, type) and issubclass(cls, BaseSegDataset)):
         return
     data = build_lazily(setting, dataset, SCOPE)
@@ -59,11 +60,13 @@ def find_label_faults(
     samples = load_samples(setting, data)
     if not samples or 'img_path' not in samples[0]:
         return
-    if track is None:  # otherwise, all images are read
+    if track is None and reads_local_files(dataset):  # otherwise, all images are read
         yield from find_missing_files(f'{setting}.ann_file', samples, 'img_path')
         yield from find_image_faults(setting, dataset, samples, None, ('img_path',))
     loader = find_loader(dataset, 'LoadAnnotations')
     if loader is None or not _is_of_mmseg(loader) or 'seg_map_path' not in samples[0]:
+        return
+    if not reads_local_files(dataset, 'LoadAnnotations'):
         return
     yield from find_missing_files(f'{setting}.data_prefix.seg_map_path', samples, 'seg_map_path')
     there = [sample for sample in samples if Path(sample['seg_map_path']).is_file()]
@@ -74,14 +77,16 @@ def find_label_faults(
 def _is_of_mmseg(loader: ConfigDict) -> bool:
     from mmseg.datasets.transforms import LoadAnnotations
 
-    cls = find_class(loader.type, TRANSFORMS, SCOPE)
+    cls = find_class(loader, TRANSFORMS, SCOPE)
     return isinstance(cls, type) and issubclass(cls, LoadAnnotations)
 
 
 def _find_other_suffixes(setting: str, data: Any) -> Iterator[Finding]:
     """Find images that a data set leaves out because of their suffix."""
     folder = Path(data.data_prefix.get('img_path') or '.')
-    names = sorted(path.name for path in folder.rglob('*') if not path.name.startswith('.'))
+    # As mmseg does, follow links of folders.
+    found = list_dir_or_file(folder, list_dir=False, recursive=True) if folder.is_dir() else ()
+    names = sorted(found)
     suffixes = (data.img_suffix, data.seg_map_suffix)
     if not any(name.endswith(data.img_suffix) for name in names):
         yield Finding(
@@ -130,9 +135,7 @@ class _LabelReader:
         # Transforms, heads and metrics of the user's own may give the values another meaning.
         parts = ((TRANSFORMS, dataset.pipeline), (MODELS, heads), (METRICS, metrics))
         known = all(
-            is_of_toolboxes(node.get('type'), registry, SCOPE)
-            for registry, nodes in parts
-            for node in nodes
+            is_of_toolboxes(node, registry, SCOPE) for registry, nodes in parts for node in nodes
         )
         self.level: Level = 'error' if known else 'warning'
         self.files: dict[str, list[str]] = {}

@@ -11,9 +11,10 @@ from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope, Registry
 from .file_backend import LOADERS
 from .findings import MISSING, DataError, Finding, Level
 from .images import count_bits, unreadable_reason
-from .nodes import type_name
+from .nodes import find_class, type_name
 
 TOOLBOXES = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'mmsecvit')
+LOCAL_BACKENDS = ('local', 'disk', 'checked_image')
 MAX_SAMPLES = 100  # read in a quick check, of each data set
 Track = Callable[[Sequence], Iterable]
 
@@ -24,14 +25,6 @@ def select(items: Sequence, track: Track | None, most: int = MAX_SAMPLES) -> Ite
         return track(items)
     number = min(len(items), most)
     return [items[i * len(items) // number] for i in range(number)]
-
-
-def find_class(kind: str | type | None, registry: Registry, scope: str) -> type | None:
-    """Return the class of a type, or None if nothing is registered by its name."""
-    if not isinstance(kind, str):
-        return kind
-    with registry.switch_scope_and_registry(scope) as own:
-        return own.get(kind)
 
 
 def build_dataset(setting: str, dataset: ConfigDict, scope: str, **arguments: Any) -> Any:
@@ -85,9 +78,16 @@ def find_loader(dataset: ConfigDict, name: str) -> ConfigDict | None:
     return next((node for node in transforms if type_name(node) == name), None)
 
 
-def is_of_toolboxes(kind: str | type | None, registry: Registry, scope: str) -> bool:
-    """Tell whether a type is a toolbox's own, so that we know what it does."""
-    cls = find_class(kind, registry, scope)
+def reads_local_files(dataset: ConfigDict, name: str = 'LoadImageFromFile') -> bool:
+    """Tell whether a loader of a data set's pipeline reads files on local disks, not in a store."""
+    loader = find_loader(dataset, name) or {}
+    chosen = loader.get('backend_args') or loader.get('file_client_args') or {}
+    return chosen.get('backend', 'local') in LOCAL_BACKENDS
+
+
+def is_of_toolboxes(node: dict, registry: Registry, scope: str) -> bool:
+    """Tell whether the type of a part of a config is a toolbox's own: we know what it does."""
+    cls = find_class(node, registry, scope)
     return getattr(cls, '__module__', '').partition('.')[0] in TOOLBOXES
 
 
@@ -159,6 +159,8 @@ def find_image_faults(
     names = [type_name(node) for node in dataset.get('pipeline') or ()]
     if any(name.startswith('Load') and 'Image' in name and name not in LOADERS for name in names):
         return  # Its files may be anything.
+    if not reads_local_files(dataset):
+        return
     loader = find_loader(dataset, 'LoadImageFromFile') or {}
     level: Level = 'warning' if loader.get('ignore_empty') else 'error'
     named = (sample.get(key) for sample in samples for key in keys)

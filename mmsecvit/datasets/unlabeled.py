@@ -6,7 +6,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS
 
 from .findings import Finding
-from .nodes import find_datasets, find_nodes, type_name
+from .nodes import find_class, find_datasets, find_nodes, type_name
 
 # The toolboxes' metrics that compare predictions with labels of a sample, and what to do instead.
 PREDICT_SEGMENTS = 'format_only=True and an output_dir, which writes the predictions'
@@ -46,9 +46,8 @@ def find_missing_labels(cfg: Config, split: str) -> Iterator[Finding]:
 
 
 def _reason_without_labels(scope: str, dataset: ConfigDict) -> str:
-    with DATASETS.switch_scope_and_registry(scope) as registry:
-        cls = registry.get(dataset.type) if isinstance(dataset.get('type'), str) else None
-    if not getattr(cls or dataset.get('type'), '__module__', '').startswith(f'{scope}.'):
+    cls = find_class(dataset, DATASETS, scope)
+    if not getattr(cls, '__module__', '').startswith(f'{scope}.'):
         return ''  # A class of one's own may have its labels from anywhere.
     prefixes = dataset.get('data_prefix')
     if scope == 'mmseg' and isinstance(prefixes, dict) and prefixes.get('seg_map_path') is None:

@@ -58,7 +58,7 @@ def test_a_detectors_images_are_those_of_its_annotations(tmp_path):
         {'data_root': 's3://x'},
     ):
         remote = {f'train_dataloader.dataset.{key}': value for key, value in remote.items()}
-        assert find_kinds(config, options | remote) == {'remote': ('error', 1, ())}
+        assert find_kinds(config, options | remote) == {'remote': ('warning', 1, ())}
 
 
 def test_a_segmenters_images_have_their_maps_next_to_them(tmp_path):

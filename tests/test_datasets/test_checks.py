@@ -145,30 +145,30 @@ def folders(request, tmp_path) -> Config:
 
 def test_an_empty_class_folder_is_named_with_its_setting(folders, tmp_path):
     check_data(folders, ('train', 'val'))
-    (tmp_path / 'val/dog/deeper/x.JPG').rename(tmp_path / 'val/dog/notes.txt')
-    name = 'split' if folders.val_dataloader.dataset.type == 'ImageNet' else 'data_prefix'
+    (tmp_path / 'train/dog/deeper/x.JPG').rename(tmp_path / 'train/dog/notes.txt')
+    name = 'split' if folders.train_dataloader.dataset.type == 'ImageNet' else 'data_prefix'
     message = (
-        rf'^val_dataloader.dataset.{name} must have images of each class, but there are none in '
-        rf'{tmp_path}/val/dog: fill or remove the folder$'
+        rf'^train_dataloader.dataset.{name} must have images of each class, but there are none in '
+        rf'{tmp_path}/train/dog: fill or remove the folder$'
     )
     with pytest.raises(ValueError, match=message):
         check_data(folders, ('train', 'val'))
-    check_data(folders, ('train',))
-    # With an annotation file the folders do not matter.
-    folders.val_dataloader.dataset.ann_file = 'meta/val.txt'
-    (tmp_path / 'meta').mkdir()
-    (tmp_path / 'meta/val.txt').write_text('cat/deeper/x.JPG 0')
     check_data(folders, ('val',))
+    # With an annotation file the folders do not matter.
+    folders.train_dataloader.dataset.ann_file = 'meta/train.txt'
+    (tmp_path / 'meta').mkdir()
+    (tmp_path / 'meta/train.txt').write_text('cat/deeper/x.JPG 0')
+    check_data(folders, ('train',))
 
 
 def test_folders_are_checked_where_a_config_names_the_class(folders, tmp_path):
     datasets = pytest.importorskip('mmpretrain.datasets')
-    dataset = folders.val_dataloader.dataset
+    dataset = folders.train_dataloader.dataset
     dataset.type = getattr(datasets, dataset.type)
-    check_data(folders, ('val',))
-    (tmp_path / 'val/dog/deeper/x.JPG').unlink()
+    check_data(folders, ('train',))
+    (tmp_path / 'train/dog/deeper/x.JPG').unlink()
     with pytest.raises(ValueError, match='must have images of each class'):
-        check_data(folders, ('val',))
+        check_data(folders, ('train',))
 
 
 def test_absent_folders_of_classes_are_named(folders, tmp_path):

@@ -204,3 +204,70 @@ def test_classes_of_ones_own_are_checked_as_their_base(flowers, tmp_path):
         check_data(flowers, ('train',))
     flowers.train_dataloader.dataset.type = Strict
     assert check_data(flowers, ('train',)) == []
+
+
+def test_images_of_a_list_in_another_store_are_not_looked_for(listed, tmp_path):
+    shutil.rmtree(tmp_path / 'train')
+    loader = dict(type='LoadImageFromFile', backend_args=dict(backend='lmdb'))
+    listed.train_dataloader.dataset.pipeline = [loader]
+    assert check_data(listed, ('train',)) == []
+    (finding,) = find_faults(listed, ('train',), iter)
+    assert (finding.kind, finding.level) == ('remote', 'warning')
+
+
+def test_a_class_without_images_is_refused_only_in_training(flowers, tmp_path):
+    (tmp_path / 'val/daisy/x.jpg').unlink()
+    (warning,) = check_data(flowers, ('train', 'val'))
+    option = 'val_dataloader.dataset.data_prefix'
+    assert warning == f'{tmp_path}/val/daisy ({option}) has no images: its class is not scored'
+    (tmp_path / 'train/daisy/x.jpg').unlink()
+    with pytest.raises(ValueError, match='there are none in .*train/daisy: fill or remove'):
+        check_data(flowers, ('train',))
+    # Without any image, no data set can be built.
+    for name in NAMES[1:]:
+        (tmp_path / 'val' / name / 'x.jpg').unlink()
+    with pytest.raises(ValueError, match='there are none in .*val/daisy: fill or remove'):
+        check_data(flowers, ('val',))
+
+
+def test_labels_that_no_head_uses_may_be_any(flowers, tmp_path):
+    dataset = flowers.train_dataloader.dataset
+    dataset.update(type='ImageNet', ann_file='train.txt')
+    write_list(tmp_path, ['daisy/x.jpg 0', 'rose/x.jpg 20000'])
+    flowers.model.head.num_classes = 1000
+    with pytest.raises(ValueError, match='must have labels from 0 to 999'):
+        check_data(flowers, ('train',))
+    del flowers.model.head['num_classes']  # as that of a masked autoencoder
+    assert check_data(flowers, ('train',)) == []
+
+
+def test_a_file_where_a_folder_is_meant_is_named(flowers, tmp_path):
+    write_list(tmp_path, [])
+    dataset = flowers.train_dataloader.dataset
+    dataset.data_prefix = 'train.txt'
+    message = f'train_dataloader.dataset.data_prefix must be a folder, but {tmp_path}/train.txt is'
+    with pytest.raises(ValueError, match=f'^{message} a file'):
+        check_data(flowers, ('train',))
+    dataset.update(data_prefix='train', ann_file='train')
+    with pytest.raises(ValueError, match=f'ann_file must be a file, but {tmp_path}/train is'):
+        check_data(flowers, ('train',))
+
+
+def test_images_with_suffixes_that_are_not_looked_at_are_named(flowers, tmp_path):
+    for i in range(5):
+        make_image(tmp_path / f'train/rose/{i}.webp')
+    (warning,) = check_data(flowers, ('train', 'val'))
+    assert warning == (
+        f'train_dataloader.dataset leaves out 5 images in {tmp_path}/train, whose names do not end '
+        'with one of its extensions, .bmp, .jpeg, .jpg, .pgm, .png, .ppm, .tif: '
+        "'rose/0.webp', 'rose/1.webp', 'rose/2.webp', 'rose/3.webp', 'rose/4.webp'"
+    )
+    flowers.train_dataloader.dataset.extensions = ('.jpg', '.webp')
+    assert check_data(flowers, ('train', 'val')) == []
+
+
+def test_links_of_folders_are_followed(flowers, tmp_path):
+    (tmp_path / 'train/rose').rename(tmp_path / 'roses')
+    (tmp_path / 'train/rose').mkdir()
+    (tmp_path / 'train/rose/red').symlink_to(tmp_path / 'roses')
+    assert find_kinds(flowers) == []

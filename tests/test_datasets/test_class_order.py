@@ -18,7 +18,7 @@ def test_classes_in_another_order_than_in_training_are_found():
     (finding,) = find_other_numbers(cfg, ('train', 'val'))
     assert finding.message == (
         'val_dataloader.dataset.metainfo.classes must have the order of train_dataloader.dataset.'
-        "metainfo.classes, since labels are places in it, but 'car', 'road' have other places"
+        "metainfo.classes, since labels are places in it, but not in the same places: 'car', 'road'"
     )
     assert not [*find_other_numbers(cfg, ('train',))]
 
@@ -32,3 +32,12 @@ def test_data_sets_with_classes_of_their_own_are_left_alone():
     cfg = config(('road', 'car'), 'names.txt')
     del cfg.train_dataloader.dataset.metainfo
     assert not [*find_other_numbers(cfg, ('train', 'val'))]
+
+
+def test_names_that_two_classes_have_are_not_compared():
+    classes = ('crane', 'dog', 'N/A', 'crane', 'N/A', 'cat')
+    assert not [*find_other_numbers(config(classes, classes), ('train', 'val'))]
+    assert not [*find_other_numbers(config(('crane', 'dog'), classes), ('train', 'val'))]
+    moved = ('crane', 'cat', 'N/A', 'crane', 'N/A', 'dog')
+    (finding,) = find_other_numbers(config(classes, moved), ('train', 'val'))
+    assert finding.message.endswith("but not in the same places: 'cat', 'dog'")

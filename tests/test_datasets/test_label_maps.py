@@ -1,5 +1,6 @@
 """Label images: each test states by hand what the files have and what must be said of it."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -309,3 +310,35 @@ def test_16_bits_of_images_are_cut(streets, tmp_path):
     for split in ('train', 'val'):
         streets[f'{split}_dataloader'].dataset.pipeline[0].color_type = 'unchanged'
     assert kinds(streets) == {}
+
+
+@pytest.mark.parametrize(
+    'chosen', [dict(backend_args=dict(backend='lmdb')), dict(file_client_args=dict(backend='lmdb'))]
+)
+def test_images_and_label_images_in_another_store_are_not_looked_for(streets, tmp_path, chosen):
+    shutil.rmtree(tmp_path / 'img/train')
+    (tmp_path / 'list.txt').write_text('0\n1\n')
+    dataset = streets.train_dataloader.dataset
+    dataset.ann_file = 'list.txt'
+    dataset.pipeline[0].update(chosen)
+    # Label images on disk are checked in any case.
+    assert kinds(streets, ('train',)) == {}
+    assert kinds(streets, ('train',), iter) == {'remote': ('warning', 1)}
+    (tmp_path / 'ann/train/1.png').unlink()
+    assert kinds(streets, ('train',)) == {'missing': ('error', 1)}
+    shutil.rmtree(tmp_path / 'ann/train')
+    dataset.pipeline[1].update(chosen)
+    assert kinds(streets, ('train',)) == {}
+    # Files on disk may be chosen by name, too.
+    dataset.pipeline[0] = dict(type='LoadImageFromFile', file_client_args=dict(backend='disk'))
+    assert kinds(streets, ('train',)) == {'missing': ('error', 2)}
+
+
+def test_links_of_folders_are_followed(streets, tmp_path):
+    for kind in ('img', 'ann'):
+        (tmp_path / kind / 'train').rename(tmp_path / f'{kind}_city')
+        (tmp_path / kind / 'train').mkdir()
+        (tmp_path / kind / 'train' / 'city').symlink_to(tmp_path / f'{kind}_city')
+    assert kinds(streets) == {}
+    (tmp_path / 'img_city/1.jpg').rename(tmp_path / 'img_city/1.JPG')
+    assert kinds(streets) == {'other suffix': ('warning', 1)}
