@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from ..datasets import find_datasets, type_name
+from ..datasets.nodes import find_class
 
 
 def name_classes(cfg: Config, meta: Mapping[str, Any]) -> dict[str, list]:
@@ -47,9 +48,7 @@ def _meta_of_checkpoint(meta: Mapping[str, Any]) -> dict[str, Any]:
 def _metas_of_datasets(cfg: Config) -> Iterator[dict[str, Any]]:
     for split in ('test', 'val', 'train'):
         for _, dataset in find_datasets(cfg.get(f'{split}_dataloader'), split):
-            kind = dataset.get('type')
-            with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
-                cls = registry.get(kind) if isinstance(kind, str) else kind
+            cls = find_class(dataset, DATASETS, cfg.get('default_scope'))
             given = dict(dataset.get('metainfo') or {})
             if dataset.get('classes'):  # mmpretrain's older name
                 given.setdefault('classes', dataset.classes)

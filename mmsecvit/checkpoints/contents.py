@@ -1,6 +1,7 @@
 """Find the weights in what a checkpoint holds, and name them as in the module that was saved."""
 
 import re
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,16 @@ def extract_state_dict(checkpoint: Any, path: str | Path) -> dict[str, Tensor]:
     for key, value in weights.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise CheckpointError(f'checkpoint {path} holds no state dict: {key!r} is no tensor')
+    metadata = getattr(weights, '_metadata', None)
     averaged = [key for key in weights if key.startswith('module.')]
     if averaged and weights.keys() - averaged <= _COUNTERS:
         weights = {key: weights[key] for key in averaged}
-    return {plain_name(key): value for key, value in weights.items()}
+    plain: Any = OrderedDict((plain_name(key), value) for key, value in weights.items())
+    if isinstance(metadata, dict):  # versions of modules, by which torch loads older weights
+        plain._metadata = OrderedDict(
+            (plain_name(f'{key}.').removesuffix('.'), value) for key, value in metadata.items()
+        )
+    return plain
 
 
 def with_plain_weights(checkpoint: Any) -> Any:

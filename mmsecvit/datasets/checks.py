@@ -13,7 +13,7 @@ from .coco import find_coco_faults, find_evaluator_faults
 from .file_backend import LOADERS
 from .findings import MISSING, DataError, Finding, must_exist, report
 from .label_maps import find_label_faults
-from .nodes import find_datasets, is_local
+from .nodes import find_datasets, find_nodes, is_local
 from .samples import Track, find_damage, reads_local_files
 from .unlabeled import find_missing_labels
 
@@ -61,13 +61,12 @@ def find_faults(
                 checked.append(dataset)
                 yield from _catch(_find_dataset_faults(setting, dataset, cfg, track))
         yield from find_missing_labels(cfg, split)
-        evaluator = cfg.get(f'{split}_evaluator') or {}
-        for i, metric in enumerate(evaluator if isinstance(evaluator, list) else [evaluator]):
-            index = f'.{i}' if isinstance(evaluator, list) else ''
-            path = metric.get('ann_file')
+        evaluator = f'{split}_evaluator'
+        for setting, metric in find_nodes(cfg.get(evaluator), evaluator, lambda x: 'ann_file' in x):
+            path = metric.ann_file
             if is_local(metric, path) and not Path(path).exists():
-                setting = f'{split}_evaluator{index}.ann_file'
-                yield Finding(MISSING, path, f'{setting} must exist, but {path} does not')
+                message = f'{setting}.ann_file must exist, but {path} does not'
+                yield Finding(MISSING, path, message)
         if cfg.default_scope == 'mmdet':
             yield from _catch(find_evaluator_faults(cfg, split, bool(track)))
 

@@ -1,8 +1,11 @@
+from pathlib import Path
+
 import pytest
 from mmengine.config import Config
 
 from mmsecvit.apis.class_names import name_classes
 
+CONFIGS = Path(__file__).parents[2] / 'configs'
 TOOLBOXES = {
     'mmdet': ('CocoDataset', dict(roi_head=dict(bbox_head=dict(type='Shared2FCBBoxHead')))),
     'mmseg': ('BaseSegDataset', dict(decode_head=dict(type='UPerHead'))),
@@ -49,6 +52,14 @@ def test_classes_without_names_are_numbered(toolbox):
 
 def test_a_toolboxs_own_data_set_names_its_classes():
     assert name_classes(make_config('mmdet', 80, ann_file='x'), {})['classes'][0] == 'person'
+
+
+def test_our_own_configs_name_their_classes():
+    datasets = pytest.importorskip('mmdet.datasets')
+    cfg = Config.fromfile(CONFIGS / 'mask_rcnn_secvit_t_1x.py')
+    names = name_classes(cfg, {})['classes']
+    assert names == list(datasets.CocoDataset.METAINFO['classes'])
+    assert len(names) == 80
 
 
 def test_things_and_stuff_count_together():

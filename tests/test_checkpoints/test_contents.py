@@ -88,6 +88,18 @@ def test_a_moving_average_is_loaded_without_its_counter(tmp_path, average):
 
 
 @pytest.mark.parametrize(
+    'wrap', [lambda m: nn.ModuleDict(dict(module=m)), AveragedModel, ExponentialMovingAverage]
+)
+def test_versions_of_modules_are_kept(tmp_path, wrap):
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    torch.save(dict(state_dict=wrap(model).state_dict()), tmp_path / 'weights.pth')
+    given = read_state_dict(tmp_path / 'weights.pth')
+    assert_equal(given, model.state_dict())
+    assert given._metadata == model.state_dict()._metadata
+    assert given._metadata['1'] == dict(version=2)
+
+
+@pytest.mark.parametrize(
     'prefix',
     [
         'teacher.backbone.',

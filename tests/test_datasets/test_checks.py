@@ -60,6 +60,21 @@ def test_an_absent_file_of_the_evaluator_is_named(coco):
         check_data(coco, ('train', 'val'))
 
 
+def test_an_absent_file_of_a_metric_inside_an_evaluator_is_named(coco):
+    metric = dict(coco.val_evaluator, ann_file='nowhere.json')
+    for evaluator, setting in (
+        (dict(type='Evaluator', metrics=[metric]), 'val_evaluator.metrics.0'),
+        ([dict(type='VOCMetric'), metric], 'val_evaluator.1'),
+    ):
+        coco.val_evaluator = evaluator
+        message = f'^{setting}.ann_file must exist, but nowhere.json does not$'
+        with pytest.raises(FileNotFoundError, match=message):
+            check_data(coco, ('val',))
+    metric.update(ann_file='s3://bucket/val.json')
+    coco.val_evaluator = dict(type='Evaluator', metrics=[metric, dict(metric, ann_file=None)])
+    check_data(coco, ('val',))
+
+
 def test_classes_that_the_annotations_lack_are_named(coco, tmp_path):
     coco.train_dataloader.dataset.metainfo.classes = ('cat', 'horse')
     message = (

@@ -50,7 +50,7 @@ class CheckedCOCO(COCO):
         """Return ids of categories: the first belongs to the first name, and so on."""
         if not cat_names:
             return super().get_cat_ids([], sup_names, cat_ids)
-        ids = {category['name']: category['id'] for category in self.dataset['categories']}
+        ids = {category.get('name'): category['id'] for category in self.dataset['categories']}
         return [ids[name] for name in cat_names]
 
 

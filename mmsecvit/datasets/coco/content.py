@@ -134,7 +134,7 @@ def _mend_categories(notes: CocoNotes, content: dict, classes: Sequence[str] | N
         if is_id(item.get('category_id'))
     }
     for name in sorted(twice):
-        same = [category for category in categories if category['name'] == name]
+        same = [category for category in categories if category.get('name') == name]
         used = [category for category in same if category['id'] in ids]
         if len(used) > 1:
             has = (
@@ -144,6 +144,6 @@ def _mend_categories(notes: CocoNotes, content: dict, classes: Sequence[str] | N
             notes.note('error', 'category names collide', has, len(used), [name])
             continue
         kept = (used or same)[0]
-        categories[:] = [c for c in categories if c['name'] != name or c is kept]
+        categories[:] = [c for c in categories if c.get('name') != name or c is kept]
         has = f'has {len(same)} categories named {name!r}: the one with annotations counts'
         notes.note('mended', 'category name twice', has, len(same), [name])

@@ -13,7 +13,8 @@ from ..findings import DataError, Finding, list_some
 from ..nodes import find_class, find_datasets, find_nodes, type_name
 from .content import mend_coco
 from .files import read_class_names, read_coco
-from .types import classes_of, coco_class, keeps_order
+from .masks import to_number
+from .types import classes_of, coco_class, joins_img_prefix, keeps_order
 
 
 def find_coco_faults(
@@ -35,7 +36,7 @@ def find_coco_faults(
         return
     classes = classes_of(dataset)
     prefix = dataset.get('data_prefix')
-    if 'img' not in (prefix or ()):
+    if 'img' not in (prefix or ()) and joins_img_prefix(cls):
         message = f'{setting}.data_prefix must have img, the folder of the images, got {prefix}'
         yield Finding('data_prefix', str(file), message)
     try:
@@ -69,7 +70,7 @@ def find_evaluator_faults(cfg: Config, split: str, thorough: bool = False) -> It
     files = {setting: _ann_file_of(dataset) for setting, dataset in datasets.items()}
     known = all(map(coco_class, datasets.values())) and all(map(Path.is_file, files.values()))
     own = cfg.get(evaluator) if isinstance(cfg.get(evaluator), dict) else None
-    if not known or type_name(own) == 'MultiDatasetsEvaluator':
+    if not datasets or not known or type_name(own) == 'MultiDatasetsEvaluator':
         return  # That evaluator has a metric for each data set.
     for setting, metric in find_nodes(cfg.get(evaluator), evaluator, lambda x: 'ann_file' in x):
         cls, file = find_class(metric, METRICS, 'mmdet'), Path(metric.ann_file or '')
@@ -145,7 +146,9 @@ def _compare_images(setting: str, file: Path, others: dict[str, Path]) -> Iterat
     kinds = {
         'are not in it': [image for image in predicted if image not in scored],
         'have another file_name or size': [
-            image for image in predicted if scored.get(image, predicted[image]) != predicted[image]
+            image
+            for image in predicted
+            if image in scored and _differ(scored[image], predicted[image])
         ],
         'are only in it': [image for image in scored if image not in predicted],
     }
@@ -161,15 +164,21 @@ def _compare_images(setting: str, file: Path, others: dict[str, Path]) -> Iterat
         yield Finding('images of the evaluator', str(file), message, count=count)
 
 
+def _differ(one: tuple, other: tuple) -> bool:
+    """Tell whether two images have other names or, where both are known, other sizes."""
+    sizes = zip(one[1:], other[1:], strict=True)
+    return one[0] != other[0] or any(abs(a - b) > 0 for a, b in sizes)
+
+
 def _read_images(setting: str, file: Path) -> dict[Any, tuple]:
-    """Return the name and the size of each image of a file, by its id."""
+    """Return the name and the size of each image of a file, NaN if unknown, by its id."""
     content = read_coco(file, setting)
     try:
         return {
             image['id']: (
                 str(image['file_name']).replace('\\', '/').rpartition('/')[-1],
-                image.get('height'),
-                image.get('width'),
+                to_number(image.get('height')),
+                to_number(image.get('width')),
             )
             for image in content['images']
         }

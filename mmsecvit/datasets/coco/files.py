@@ -5,7 +5,7 @@ import json
 import mmap
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +51,17 @@ def read_coco(path: str | Path, setting: str, name: str | None = None) -> Any:
 
 
 def find_missing(paths: Iterable[str]) -> list[str]:
-    """Return the paths of files that do not exist, reading each folder once."""
+    """Return the paths of files that do not exist, listing each folder once."""
     folders: dict[str, set[str]] = {}
     missing = []
     for path in paths:
         folder, name = os.path.split(path)
         if folder not in folders:
-            there = folder or '.'
-            folders[folder] = set(os.listdir(there)) if os.path.isdir(there) else set()
-        if name not in folders[folder]:
+            folders[folder] = set()
+            with suppress(OSError, ValueError):
+                folders[folder].update(os.listdir(folder or '.'))
+        # Some folders can be entered but not listed, and some file systems ignore case.
+        if name not in folders[folder] and not os.path.exists(path):
             missing.append(path)
     return missing
 

@@ -34,7 +34,7 @@ def mend_annotations(
     if notes.refused:
         return
     asked = np.array(
-        [classes is None or known['name'] in classes for known in categories] + [False]
+        [classes is None or known.get('name') in classes for known in categories] + [False]
     )
     known = (image >= 0) & asked[category]
     fits = known & check_boxes(notes, items, boxes, sizes[image], known)
@@ -48,7 +48,7 @@ def mend_annotations(
         notes.note('error', 'nothing to use', has, int(known.sum()))
     _mend_ids(notes, items)  # last: the findings name annotations by the ids in the file
     count = np.bincount(category[whole], minlength=len(categories))
-    absent = [categories[i]['name'] for i in np.flatnonzero(asked[:-1] & (count == 0))]
+    absent = [str(categories[i].get('name')) for i in np.flatnonzero(asked[:-1] & (count == 0))]
     if use == 'train' and absent:
         has = f'has no object of {list_some(absent)}'
         notes.note('warning', 'class without objects', has, len(absent), absent[:5])

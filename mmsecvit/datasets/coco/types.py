@@ -47,14 +47,29 @@ def set_coco_types(cfg: Config) -> list[str]:
     for split in ('train', 'val', 'test'):
         loader, evaluator = f'{split}_dataloader', f'{split}_evaluator'
         datasets = [dataset for _, dataset in find_datasets(cfg.get(loader), loader)]
-        nodes = [*find_nodes(cfg.get(loader), loader, lambda x: type_name(x) == 'CocoDataset')]
+        nodes = [*find_nodes(cfg.get(loader), loader, _is_mmdets_dataset)]
         if datasets and all(map(coco_class, datasets)):
-            metrics = lambda x: type_name(x) == 'CocoMetric'  # noqa: E731
-            nodes += find_nodes(cfg.get(evaluator), evaluator, metrics)
+            nodes += find_nodes(cfg.get(evaluator), evaluator, _is_mmdets_metric)
         for setting, node in nodes:
             node['type'] = f'Checked{type_name(node)}'
             changed.append(f'{setting}.type={node["type"]!r}')
     return changed
+
+
+def _is_mmdets_dataset(node: ConfigDict) -> bool:
+    if type_name(node) != 'CocoDataset':
+        return False
+    from mmdet.datasets import CocoDataset
+
+    return find_class(node, DATASETS, 'mmdet') is CocoDataset
+
+
+def _is_mmdets_metric(node: ConfigDict) -> bool:
+    if type_name(node) != 'CocoMetric':
+        return False
+    from mmdet.evaluation import CocoMetric
+
+    return find_class(node, METRICS, 'mmdet') is CocoMetric
 
 
 def coco_class(dataset: ConfigDict) -> Any:
@@ -80,6 +95,13 @@ def classes_of(dataset: ConfigDict) -> list[str] | None:
     cls = coco_class(dataset)
     classes = cls and cls._load_metainfo(dataset.get('metainfo')).get('classes')
     return list(classes) if isinstance(classes, (list, tuple)) else None
+
+
+def joins_img_prefix(cls: type) -> bool:
+    """Return whether a class finds images under ``data_prefix.img``, as mmdet's does."""
+    from mmdet.datasets import CocoDataset
+
+    return getattr(cls, 'parse_data_info', None) is CocoDataset.parse_data_info
 
 
 def keeps_order(cls: type) -> bool:

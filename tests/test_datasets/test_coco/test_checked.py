@@ -2,6 +2,7 @@
 
 import json
 from itertools import permutations
+from pathlib import Path
 
 import pytest
 import torch
@@ -130,6 +131,16 @@ def test_classes_may_be_some_of_the_categories(write):
     dataset = build_dataset(file, ('eel', 'dog'))
     assert evaluate(dataset, file, ('eel', 'dog'))['coco/bbox_mAP'] == 1
     assert len(dataset.get_data_info(0)['instances']) == 2
+
+
+def test_a_category_without_a_name_stays_without_objects(write, content):
+    file = Path(write())
+    categories = content['categories']
+    content['categories'] = [dict(id=1), *categories, dict(id=8, name='eel')]
+    file.write_text(json.dumps(content))
+    dataset = build_dataset(str(file))
+    assert [i['bbox_label'] for i in dataset.get_data_info(0)['instances']] == [0, 1, 2]
+    assert evaluate(dataset, str(file))['coco/bbox_mAP'] == 1
 
 
 def test_what_is_mended_is_loaded_and_scored(write, content, log):

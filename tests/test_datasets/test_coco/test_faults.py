@@ -4,11 +4,13 @@ import json
 
 import pytest
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import DATASETS, Registry
 
 from mmsecvit.datasets import set_coco_types
 from mmsecvit.datasets.coco import find_coco_faults, find_evaluator_faults
 
 datasets = pytest.importorskip('mmdet.datasets')
+evaluation = pytest.importorskip('mmdet.evaluation')
 CATEGORIES = [dict(id=7, name='dog'), dict(id=3, name='cat')]
 
 
@@ -55,6 +57,26 @@ def test_scopes_and_classes_are_replaced_as_well(cfg, kind):
     assert cfg.val_dataloader.dataset.type == 'CheckedCocoDataset'
 
 
+def test_classes_of_ones_own_of_the_same_name_stay(cfg):
+    class CocoDataset(datasets.CocoDataset):
+        pass
+
+    class CocoMetric(evaluation.CocoMetric):
+        pass
+
+    cfg.train_dataloader.dataset.dataset.type = cfg.val_dataloader.dataset.type = CocoDataset
+    cfg.val_evaluator.type = CocoMetric
+    assert set_coco_types(cfg) == []
+    own = Registry('dataset', parent=DATASETS, scope='mypkg')
+    try:
+        own.register_module(module=CocoDataset)
+        cfg.train_dataloader.dataset.dataset.type = 'mypkg.CocoDataset'
+        assert set_coco_types(cfg) == []
+        assert cfg.train_dataloader.dataset.dataset.type == 'mypkg.CocoDataset'
+    finally:
+        DATASETS.children.pop('mypkg')
+
+
 def test_other_data_sets_stay_with_their_metrics(cfg):
     cfg.val_dataloader.dataset.type = 'LVISV1Dataset'
     assert len(set_coco_types(cfg)) == 1
@@ -96,6 +118,17 @@ def test_the_folder_of_images_must_be_named_as_mmdet_does(cfg, prefix):
     assert kinds(find_coco_faults('x', cfg.val_dataloader.dataset)) == {'data_prefix': 1}
 
 
+def test_a_data_set_that_finds_images_by_itself_needs_no_folder(cfg):
+    class Own(datasets.CocoDataset):
+        def parse_data_info(self, raw_data_info):
+            return dict(img_path=raw_data_info['raw_img_info']['file_name'])
+
+    dataset = cfg.val_dataloader.dataset
+    dataset.update(type=Own, data_prefix=None)
+    dataset.metainfo.classes = ('dog', 'cat')
+    assert kinds(find_coco_faults('x', dataset)) == {}
+
+
 def test_metrics_that_number_by_the_file_are_found(cfg):
     assert kinds(find_evaluator_faults(cfg, 'val')) == {}
     cfg.val_evaluator.type = 'FasterCocoMetric'
@@ -130,6 +163,12 @@ def test_the_evaluator_must_have_the_images_of_the_data_set(cfg, tmp_path):
     assert compare((0,)) == [" 1 are not in it ('1')"]
     assert compare(names='{}.jpg') == [" 2 have another file_name or size ('0', '1')"]
     assert compare((5,), categories=CATEGORIES[:1]) != []
+    sizes = [('96', '128'), (96.0, 128), (None, 128)]  # an unknown size is no other one
+    for height, width in sizes:
+        images = [dict(id=i, file_name=f'{i}.png', height=height, width=width) for i in (0, 1)]
+        assert compare(images=images) == []
+    images[0]['width'] = '127'
+    assert compare(images=images) == [" 1 have another file_name or size ('0')"]
     cfg.val_evaluator.format_only = True
     assert compare((0,)) == []
 
@@ -154,6 +193,11 @@ def test_joined_files_need_one_file_of_the_evaluator_and_ids_of_their_own(cfg, t
     assert kinds(find_evaluator_faults(cfg, 'val')) == {'image ids of several files': 1}
     # An evaluator of several data sets has a metric for each.
     cfg.val_evaluator = dict(type='MultiDatasetsEvaluator', metrics=[cfg.val_evaluator])
+    assert kinds(find_evaluator_faults(cfg, 'val')) == {}
+
+
+def test_an_evaluator_stays_with_a_data_set_without_files(cfg):
+    cfg.val_dataloader.dataset = dict(type='MyDataset', number=5)
     assert kinds(find_evaluator_faults(cfg, 'val')) == {}
 
 
