@@ -33,8 +33,9 @@ def check_training_batches(runner: Runner) -> None:
     if not isinstance(size, int):
         return
     rest = ''
-    if type(batches.sampler).__name__ not in ENDLESS:
-        length, drop_last = len(batches.sampler), getattr(batches, 'drop_last', False)
+    sampler: Any = getattr(batches, 'sampler', None)
+    if hasattr(sampler, '__len__') and type(sampler).__name__ not in ENDLESS:
+        length, drop_last = len(sampler), getattr(batches, 'drop_last', False)
         if drop_last and length < size:
             raise ConfigError(
                 'train_dataloader.batch_size must be at most the number of images of a process, '
@@ -118,14 +119,22 @@ def check_image_sizes(runner: Runner, split: str) -> None:
         runner: The runner before a validation or test, whose loop this builds.
         split: ``val`` or ``test``.
     """
-    preprocessor = getattr(runner.model, 'data_preprocessor', None)
+    model: Any = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    preprocessor = getattr(model, 'data_preprocessor', None)
     if 'SegDataPreProcessor' not in [cls.__name__ for cls in type(preprocessor).__mro__]:
         return
     loop = runner.val_loop if split == 'val' else runner.test_loop
     loader: Any = getattr(loop, 'dataloader', None)
     size = getattr(getattr(loader, 'batch_sampler', None), 'batch_size', None) or 1
-    found = _find_two_sizes(loader) if size > 1 else None
-    for pair in all_gather_object(found):
+    found: Any = None
+    try:
+        found = _find_two_sizes(loader) if size > 1 else None
+    except Exception as error:  # all processes must come to the exchange
+        found = error
+    every = all_gather_object(found if isinstance(found, tuple) else None)
+    if isinstance(found, Exception):
+        raise found
+    for pair in every:
         if pair:
             raise ConfigError(
                 f'{split}_dataloader.batch_size must be 1, since mmseg predicts for batches of '
@@ -167,5 +176,5 @@ def _read_header(path: Any) -> tuple | None:
     try:
         with Image.open(path) as image:
             return image.size, image.getexif().get(0x0112)
-    except (OSError, AttributeError, ValueError):
+    except (OSError, AttributeError, ValueError, Image.DecompressionBombError):
         return None

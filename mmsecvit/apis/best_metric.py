@@ -11,7 +11,8 @@ from mmengine.registry import METRICS
 
 from ..datasets import type_name
 from ..datasets.findings import list_some
-from ..datasets.nodes import find_class
+from ..datasets.nodes import find_class, find_nodes
+from ..datasets.samples import TOOLBOXES
 from .config import ConfigError
 
 # The numbers of mmdet's CocoMetric by default.
@@ -93,7 +94,8 @@ def list_metrics(evaluator: object, scope: str | None) -> MetricNames:
             complete = False
             continue
         prefix = metric.get('prefix') or cls.default_prefix
-        names = None if metric.get('classwise') else _METRICS.get(cls.__name__, _unknown)(metric)
+        is_known = cls.__module__.partition('.')[0] in TOOLBOXES and not metric.get('classwise')
+        names = _METRICS.get(cls.__name__, _unknown)(metric) if is_known else None
         if metric.get('format_only'):
             names = []
         if names is not None:
@@ -214,11 +216,15 @@ def _monitored(cfg: Config) -> Iterator[tuple[str, str, bool]]:
     for i, hook in enumerate(cfg.get('custom_hooks') or ()):
         if type_name(hook) == 'EarlyStoppingHook' and hook.get('monitor'):
             yield f'custom_hooks.{i}.monitor', hook.monitor, bool(hook.get('strict'))
+    for setting, scheduler in find_schedulers(cfg):
+        if type_name(scheduler).startswith('ReduceOnPlateau'):
+            yield f'{setting}.monitor', scheduler.get('monitor', 'loss'), True
+
+
+def find_schedulers(cfg: Config) -> Iterator[tuple[str, ConfigDict]]:
+    """Yield the setting and the config of each schedule, also of several optimizers."""
     schedulers = cfg.get('param_scheduler')
-    for i, scheduler in enumerate(schedulers if isinstance(schedulers, list) else [schedulers]):
-        if isinstance(scheduler, dict) and type_name(scheduler).startswith('ReduceOnPlateau'):
-            index = f'.{i}' if isinstance(schedulers, list) else ''
-            yield f'param_scheduler{index}.monitor', scheduler.get('monitor', 'loss'), True
+    yield from find_nodes(schedulers, 'param_scheduler', lambda node: bool(type_name(node)))
 
 
 def _has_rule(hook: ConfigDict, name: str | None) -> bool:

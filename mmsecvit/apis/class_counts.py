@@ -21,6 +21,8 @@ HEADS = dict(
 
 # Heads that look for something else, here for edges.
 OTHER_CLASSES = ('STDCHead',)
+# mmpretrain's heads for one label an image.
+SOFTMAX_HEADS = ('LinearClsHead', 'StackedLinearClsHead', 'VisionTransformerClsHead')
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,14 @@ def _check_classifier(cfg: Config, splits: Iterable[str]) -> None:
     num_classes = head.get('num_classes') if isinstance(head, dict) else None
     if not isinstance(num_classes, int):
         return
+    loss = head.get('loss') or {}
+    softmax = type_name(loss) in ('', 'CrossEntropyLoss', 'LabelSmoothLoss')
+    softmax &= type_name(head) in SOFTMAX_HEADS and not loss.get('use_sigmoid')
+    if num_classes == 1 and softmax:
+        raise ConfigError(
+            'model.head.num_classes must be at least 2 with softmax, which gives 1 for the only '
+            'class whatever it sees, got 1'
+        )
     inside = model.get('data_preprocessor')
     setting = 'model.data_preprocessor' if inside else 'data_preprocessor'
     preprocessor = inside or cfg.get('data_preprocessor') or {}

@@ -10,7 +10,7 @@ from mmengine.registry import MODELS
 
 from ..datasets import type_name
 from ..datasets.nodes import find_class
-from .best_metric import check_monitored_metrics
+from .best_metric import check_monitored_metrics, find_schedulers
 from .class_counts import check_class_counts
 from .config import ConfigError
 
@@ -69,7 +69,8 @@ def _check_layer_decay(cfg: Config) -> None:
     """Raise a ConfigError if mmdet or mmseg would number the layers of a network unknown to it."""
     constructor = type_name(dict(type=(cfg.get('optim_wrapper') or {}).get('constructor')))
     ours = ('SecViT', 'SECSwin', 'SECFasterViT')
-    kind = type_name((cfg.get('model') or {}).get('backbone'))
+    backbone = (cfg.get('model') or {}).get('backbone')
+    kind = type_name(backbone if isinstance(backbone, dict) else None)
     if kind in ours and constructor in (
         'LearningRateDecayOptimizerConstructor',
         'LayerDecayOptimizerConstructor',
@@ -172,12 +173,10 @@ def _check_schedule(cfg: Config) -> Iterator[str]:
             'default_hooks.checkpoint.by_epoch should be False: training counts iterations, so '
             'that the only checkpoint is written at its end.'
         )
-    schedulers = cfg.get('param_scheduler') or []
-    for i, scheduler in enumerate(schedulers if isinstance(schedulers, list) else [schedulers]):
+    for name, scheduler in find_schedulers(cfg):
         kind = type_name(scheduler)
         steps = not scheduler.get('by_epoch', True) or scheduler.get('convert_to_iter_based')
         if not steps and not kind.startswith('ReduceOnPlateau'):
-            name = f'param_scheduler.{i}' if isinstance(schedulers, list) else 'param_scheduler'
             yield (
                 f'{name}.by_epoch should be False: training counts iterations, so that '
                 f'{kind} stays at its first value.'

@@ -130,9 +130,9 @@ class SECA(GroupedAttention):
         self.backend = backend
 
     def num_clusters_of(self, length: int) -> int:
-        """Return the number of clusters that ``length`` tokens have, at most ``length``."""
+        """Return the number of clusters for ``length`` tokens; a fixed number may be larger."""
         if self.num_clusters is not None:
-            return min(self.num_clusters, length)
+            return self.num_clusters
         return count_clusters(length, self.cluster_size)  # type: ignore[arg-type]
 
     def mix(self, qkv: Tensor, rotary: Tensor | None) -> Tensor:
@@ -141,10 +141,11 @@ class SECA(GroupedAttention):
         has_own_order = type(self).order is not SECA.order
         if has_own_order or choose_backend(self.backend, qkv[..., :head_dims]) != 'triton':
             return super().mix(qkv, rotary)
+        length = qkv.shape[1] * qkv.shape[2]
         return seca(
             qkv,
             self.num_heads,
-            self.num_clusters_of(qkv.shape[1] * qkv.shape[2]),
+            Partition.of(length, self.num_clusters_of(length)).num_clusters,
             rotary,
             self.lce.weight if self.lce is not None else None,
             self.lce.bias if self.lce is not None else None,

@@ -231,3 +231,12 @@ def test_no_metric_looks_at_more_classes_than_there_are(index):
 
 def test_other_toolboxes_are_left_alone():
     assert check_class_counts(Config(dict(model=dict(bbox_head=dict(num_classes=3)))), ()) == []
+
+
+def test_a_classifier_of_one_class_needs_no_softmax():
+    head = dict(type='LinearClsHead', num_classes=1, loss=dict(type='LabelSmoothLoss'))
+    assert refusal(classifier(dict(head=head))).startswith(
+        'model.head.num_classes must be at least 2 with softmax'
+    )
+    head['loss'] = dict(type='CrossEntropyLoss', use_sigmoid=True)
+    assert check_class_counts(classifier(dict(head=head)), ('train',)) == []

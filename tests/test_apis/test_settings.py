@@ -158,3 +158,16 @@ def test_constructors_that_do_not_know_our_layers_are_refused(scope):
     assert "take 'LayerDecayOptimWrapperConstructor'" in message
     model['backbone']['type'] = 'ConvNeXt'
     check_settings(Config(dict(model=model, optim_wrapper=optim_wrapper)), ('train',))
+
+
+def test_schedules_may_be_a_tuple_or_those_of_several_optimizers():
+    step = dict(type='StepLR', step_size=1)
+    for schedules, name in (((step,), '0'), (dict(generator=[step], critic=step), 'generator.0')):
+        cfg = Config(dict(train_cfg=ITERATIONS, param_scheduler=schedules))
+        first = check_settings(cfg, ('train',))[0]
+        assert first.startswith(f'param_scheduler.{name}.by_epoch should be False')
+
+
+def test_a_model_may_have_several_backbones():
+    backbones = [dict(type='SecViT'), dict(type='SecViT')]
+    assert check_settings(Config(dict(model=dict(backbone=backbones))), ('train',)) == []
