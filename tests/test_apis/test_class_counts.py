@@ -234,9 +234,10 @@ def test_other_toolboxes_are_left_alone():
 
 
 def test_a_classifier_of_one_class_needs_no_softmax():
+    one = dict(metainfo=dict(classes=('cat',)))
     head = dict(type='LinearClsHead', num_classes=1, loss=dict(type='LabelSmoothLoss'))
-    assert refusal(classifier(dict(head=head))).startswith(
+    assert refusal(classifier(dict(head=head), one)).startswith(
         'model.head.num_classes must be at least 2 with softmax'
     )
     head['loss'] = dict(type='CrossEntropyLoss', use_sigmoid=True)
-    assert check_class_counts(classifier(dict(head=head)), ('train',)) == []
+    assert check_class_counts(classifier(dict(head=head), one), ('train',)) == []
