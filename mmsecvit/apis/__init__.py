@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .cluster_picture import visualize_clusters
     from .command_line import command
-    from .config import add_config_options, add_trust_option
+    from .config import ConfigError, add_config_options, add_trust_option
     from .conversion import convert_released
     from .deployment import export
     from .inference import infer
     from .models import get_model, list_models
-    from .settings import ConfigError
     from .testing import test
     from .training import train
     from .verification import verify_dataset
@@ -34,7 +33,7 @@ __all__ = [
 
 # No module has the name of a function: importing the module would hide the function.
 _MODULES = {
-    'ConfigError': 'settings',
+    'ConfigError': 'config',
     'add_config_options': 'config',
     'add_trust_option': 'config',
     'command': 'command_line',

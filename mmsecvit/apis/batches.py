@@ -14,6 +14,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..datasets.images import read_header
 from .config import ConfigError
 from .settings import ENDLESS
 
@@ -150,7 +151,7 @@ def _find_two_sizes(loader: Any) -> tuple[str, str, str] | None:
         return None
     for batch in loader.batch_sampler:
         infos = {i: loader.dataset.get_data_info(i) for i in batch}
-        headers = {i: _read_header(info.get('img_path')) for i, info in infos.items()}
+        headers = {i: read_header(info.get('img_path')) for i, info in infos.items()}
         if len(set(headers.values())) < 2:
             continue
         for i, header in headers.items():
@@ -167,14 +168,3 @@ def _find_two_sizes(loader: Any) -> tuple[str, str, str] | None:
         if len(shapes) >= ENOUGH_SIZES:
             break
     return None
-
-
-def _read_header(path: Any) -> tuple | None:
-    """Return the size and the orientation of an image file, or None if they are unknown."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.size, image.getexif().get(0x0112)
-    except (OSError, AttributeError, ValueError, Image.DecompressionBombError):
-        return None

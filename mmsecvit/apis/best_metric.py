@@ -12,7 +12,7 @@ from mmengine.registry import METRICS
 from ..datasets import type_name
 from ..datasets.findings import list_some
 from ..datasets.nodes import find_class, find_nodes
-from ..datasets.samples import TOOLBOXES
+from ..datasets.samples import is_of_toolboxes
 from .config import ConfigError
 
 # The numbers of mmdet's CocoMetric by default.
@@ -94,7 +94,7 @@ def list_metrics(evaluator: object, scope: str | None) -> MetricNames:
             complete = False
             continue
         prefix = metric.get('prefix') or cls.default_prefix
-        is_known = cls.__module__.partition('.')[0] in TOOLBOXES and not metric.get('classwise')
+        is_known = is_of_toolboxes(metric, METRICS, scope) and not metric.get('classwise')
         names = _METRICS.get(cls.__name__, _unknown)(metric) if is_known else None
         if metric.get('format_only'):
             names = []

@@ -9,7 +9,7 @@ from mmengine.fileio import list_from_file
 from mmengine.registry import DATASETS
 
 from ..datasets import find_datasets, type_name
-from ..datasets.nodes import find_class
+from ..datasets.nodes import find_class, find_nodes
 from .config import ConfigError
 
 # Heads that have one output for each class, by toolbox.
@@ -216,10 +216,9 @@ def _check_classifier(cfg: Config, splits: Iterable[str]) -> None:
             f'vectors of the labels, got {given}'
         )
     for split in splits:
-        evaluator = cfg.get(f'{split}_evaluator') or {}
-        for i, metric in enumerate(evaluator if isinstance(evaluator, list) else [evaluator]):
-            topk = metric.get('topk') or 1
-            name = f'{split}_evaluator.{i}' if isinstance(evaluator, list) else f'{split}_evaluator'
+        evaluator = f'{split}_evaluator'
+        for name, metric in find_nodes(cfg.get(evaluator), evaluator, lambda x: 'topk' in x):
+            topk = metric.topk or 1
             if max(topk if isinstance(topk, (list, tuple)) else [topk]) > num_classes:
                 raise ConfigError(
                     f'{name}.topk must be at most model.head.num_classes, {num_classes}, got {topk}'

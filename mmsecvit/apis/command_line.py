@@ -1,4 +1,4 @@
-"""What the command-line tools share: where they find modules, and how they end."""
+"""Run command-line tools: find modules, and end with one sentence."""
 
 import json
 import os

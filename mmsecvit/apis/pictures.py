@@ -10,7 +10,7 @@ import cv2
 import mmcv
 from mmengine.runner import Runner
 
-from ..datasets import find_damaged_images
+from ..datasets.images import unreadable_reason
 
 
 def find_fault(path: str | Path) -> str | None:
@@ -20,7 +20,7 @@ def find_fault(path: str | Path) -> str | None:
             return None
     except (OSError, cv2.error):
         pass
-    return find_damaged_images([path]).get(str(path), 'OpenCV does not read it')
+    return unreadable_reason(path) or 'OpenCV does not read it'
 
 
 def name_results(paths: Iterable[str | Path]) -> dict[str, Path]:

@@ -6,7 +6,7 @@ from mmengine.config import Config, ConfigDict
 
 from ..checkpoints import CheckpointReader
 from ..datasets import type_name
-from .settings import ConfigError
+from .config import ConfigError
 
 
 def find_backbone_config(cfg: Config) -> dict[str, ConfigDict]:

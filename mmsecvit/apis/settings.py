@@ -14,8 +14,6 @@ from .best_metric import check_monitored_metrics, find_schedulers
 from .class_counts import check_class_counts
 from .config import ConfigError
 
-__all__ = ['ConfigError', 'check_display', 'check_settings']
-
 # What a data loader without worker processes does not take.
 OF_WORKERS = ('persistent_workers', 'prefetch_factor', 'timeout', 'multiprocessing_context')
 # Samplers that never end, of mmengine and of mmdet.

@@ -9,7 +9,6 @@ from .file_backend import (
     set_image_backend,
 )
 from .findings import DataError, Finding, report
-from .images import find_damaged_images
 from .nodes import find_datasets, type_name
 
 __all__ = [
@@ -19,7 +18,6 @@ __all__ = [
     'Finding',
     'MissingImageError',
     'check_data',
-    'find_damaged_images',
     'find_datasets',
     'report',
     'set_coco_types',

@@ -129,13 +129,12 @@ def _compare_with_names(
 ) -> Iterator[Finding]:
     """Compare folders with the names in the config: the i-th folder gets the i-th name."""
     if len(names) != len(given):
-        yield Finding(
+        yield Finding.of(
+            names,
             'number of folders',
             str(folder),
             f'{setting}.metainfo.classes must have a name for each folder in {folder}, which has '
             f'{len(names)}, {list_some(names)}; it has {len(given)}, {list_some(given)}',
-            count=len(names),
-            examples=tuple(names[:5]),
         )
         return
     plain = [_plain(name) for name in names]
@@ -145,13 +144,12 @@ def _compare_with_names(
         if _plain(name) in plain and plain.index(_plain(name)) != i
     ]
     if swapped and len(set(plain)) == len(plain):
-        yield Finding(
+        yield Finding.of(
+            swapped,
             'order of classes',
             str(folder),
             f'{setting}.metainfo.classes must be in the alphabetical order of the folders in '
             f'{folder}, which number the classes, but it has {list_some(swapped)}',
-            count=len(swapped),
-            examples=tuple(swapped[:5]),
         )
 
 
@@ -160,14 +158,13 @@ def _compare_with_head(
 ) -> Iterator[Finding]:
     number = _num_classes(cfg)
     if number and len(names) != number:
-        yield Finding(
+        yield Finding.of(
+            names,
             'number of folders',
             str(folder),
             f'model.head.num_classes must be the number of folders in {folder} ({option}), '
             f'{len(names)}, got {number}',
             'error' if len(names) > number else 'warning',
-            len(names),
-            tuple(names[:5]),
         )
 
 
@@ -189,13 +186,12 @@ def _compare_with_training(
         if known and numbered and names != known[: len(names)]:
             faults = [f'has no {list_some(missing)}'] * bool(missing)
             faults += [f'has {list_some(extra)} in addition'] * bool(extra)
-            yield Finding(
+            yield Finding.of(
+                missing + extra,
                 'other folders',
                 str(folder),
                 f'{option} must have the folders of {trained} ({setting}), since the order of the '
                 f'folders numbers the classes, but {folder} {" and ".join(faults)}',
-                count=len(missing) + len(extra),
-                examples=tuple((missing + extra)[:5]),
             )
         return
 
@@ -220,24 +216,22 @@ def _find_list_faults(
         if number and not 0 <= label < number:
             outside.append(f'line {i}: {line[:80]!r}')
     if odd:
-        yield Finding(
+        yield Finding.of(
+            odd,
             'odd lines',
             str(data.ann_file),
             f'{setting} must have a path, a space and the number of a class in each line, but of '
             f'{len(lines)} lines of {data.ann_file} {len(odd)} have not, {odd[0]}',
-            count=len(odd),
-            examples=tuple(odd[:5]),
         )
     if outside:
         from_one = min(labels) == 1 and max(labels) == number
-        yield Finding(
+        yield Finding.of(
+            outside,
             'labels out of range',
             str(data.ann_file),
             f'{setting} must have labels from 0 to {number - 1}, for {number} classes, but of '
             f'{len(lines)} lines of {data.ann_file} {len(outside)} have others, {outside[0]}'
             + ('; count the classes from 0' if from_one else ''),
-            count=len(outside),
-            examples=tuple(outside[:5]),
         )
     if track is None and reads_local_files(dataset):  # otherwise, all images are read
         chosen = list(select(samples, None, 10 * MAX_SAMPLES))
@@ -274,15 +268,14 @@ def _find_other_suffixes(setting: str, data: Any, folders: list[Path]) -> Iterat
         if name.lower().endswith(IMAGE_SUFFIXES) and not data.is_valid_file(name)
     ]
     if others:
-        yield Finding(
+        yield Finding.of(
+            others,
             'other suffix',
             str(data.img_prefix),
             f'{setting} leaves out {len(others)} images in {data.img_prefix}, whose names do not '
             f'end with one of its extensions, {", ".join(sorted(data.extensions))}: '
             f'{list_some(others)}',
             'warning',
-            len(others),
-            tuple(others[:5]),
         )
 
 

@@ -1,6 +1,6 @@
-"""What checks of users' data find, and how it is told."""
+"""Describe faults of users' data, and report them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -37,6 +37,13 @@ class Finding:
     level: Level = 'error'
     count: int = 1
     examples: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, things: Sequence[str], kind: str, file: str, message: str, level: Level = 'error'
+    ) -> 'Finding':
+        """Make a finding that counts the things that are concerned, and names the first."""
+        return cls(kind, file, message, level, len(things), tuple(things[:5]))
 
 
 def report(findings: Iterable[Finding]) -> list[str]:

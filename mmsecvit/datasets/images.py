@@ -6,7 +6,6 @@ OpenCV and Pillow are imported where they are used: a backbone needs neither.
 import os
 import re
 import zlib
-from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -16,22 +15,10 @@ import numpy as np
 JPEG_START, JPEG_END = b'\xff\xd8\xff', b'\xff\xd9'
 PNG_START = b'\x89PNG\r\n\x1a\n'
 TIFF_STARTS = (b'II*\0', b'MM\0*')
+ORIENTATION = 0x0112  # EXIF's tag
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
 # The largest image that OpenCV reads; each limit has an environment variable.
 OPENCV_LIMITS = {'WIDTH': 1 << 20, 'HEIGHT': 1 << 20, 'PIXELS': 1 << 30}
-
-
-def find_damaged_images(paths: Iterable[str | Path]) -> dict[str, str]:
-    """Find the image files that do not exist or cannot be read to their end.
-
-    Args:
-        paths: Image files.
-
-    Returns:
-        The result of :func:`unreadable_reason` for each damaged file by its path.
-    """
-    faults = ((str(path), unreadable_reason(path)) for path in paths)
-    return {path: fault for path, fault in faults if fault}
 
 
 def unreadable_reason(path: str | Path) -> str | None:
@@ -212,6 +199,22 @@ def _is_whole_tiff(content: bytes) -> bool:
     except Exception:  # what is damaged, or too large for Pillow, can raise anything
         return False
     return False
+
+
+def read_header(path: str | Path) -> tuple[tuple[int, int], int] | None:
+    """Return width and height of an image file, and its EXIF orientation, from its header.
+
+    Returns:
+        The size as it is stored, before the orientation turns it, and the orientation, 1 if there
+        is none. None if Pillow cannot tell.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.size, image.getexif().get(ORIENTATION, 1)
+    except Exception:  # what is damaged, or too large for Pillow, can raise anything
+        return None
 
 
 def count_bits(path: str | Path) -> int:

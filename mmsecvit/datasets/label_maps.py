@@ -11,7 +11,7 @@ from mmengine.fileio import list_dir_or_file
 from mmengine.registry import DATASETS, METRICS, MODELS, TRANSFORMS
 
 from .findings import Finding, Level, list_some
-from .images import IMAGE_SUFFIXES, unreadable_reason
+from .images import IMAGE_SUFFIXES, read_header, unreadable_reason
 from .nodes import find_class, find_nodes, type_name
 from .samples import (
     MAX_SAMPLES,
@@ -99,14 +99,13 @@ def _find_other_suffixes(setting: str, data: Any) -> Iterator[Finding]:
     others = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
     others = [name for name in others if not name.endswith(suffixes)]
     if others:
-        yield Finding(
+        yield Finding.of(
+            others,
             'other suffix',
             str(folder),
             f'{setting} leaves out {len(others)} images in {folder}, whose names do not end with '
             f'its img_suffix, {data.img_suffix!r}: {list_some(others)}',
             'warning',
-            len(others),
-            tuple(others[:5]),
         )
 
 
@@ -154,14 +153,13 @@ class _LabelReader:
         total = len(samples)
         of = f'all {read}' if read == total else f'the {read} that were read (of {total})'
         for kind, paths in self.files.items():
-            yield Finding(
+            yield Finding.of(
+                paths,
                 kind,
                 paths[0],
                 f'label images of {self.setting} must {self._describe(kind)}, but {len(paths)} of '
                 f'{of} do not: {paths[0]} {self.details[kind]}',
                 'warning' if kind in ('other scale', 'turned') else self.level,
-                len(paths),
-                tuple(paths[:5]),
             )
         if not set(self.files) - {'other scale', 'turned'}:
             yield from self._find_unused_classes(samples, of, read == total, bool(track))
@@ -249,15 +247,15 @@ class _LabelReader:
 
     def _read_size(self, sample: dict) -> tuple[tuple[int, int], int]:
         """Return height and width of an image as it is loaded, and its EXIF orientation."""
-        from PIL import Image
-
+        header = read_header(sample['img_path'])
+        if header is None:  # a format that Pillow does not know, or damage, which has its own check
+            return (0, 0), 1
+        (width, height), orientation = header
+        if orientation == 1 or self.load_image is None:
+            return (height, width), orientation
         try:
-            with Image.open(sample['img_path']) as image:
-                orientation = image.getexif().get(274, 1)
-                if orientation == 1 or self.load_image is None:
-                    return (image.height, image.width), orientation
             return self.load_image(dict(sample))['img_shape'], orientation
-        except Exception:  # a format that Pillow does not know, or damage, which has its own check
+        except Exception:  # damage
             return (0, 0), 1
 
     def _find_unused_classes(
@@ -284,13 +282,12 @@ class _LabelReader:
         elif thorough and self.classes:
             unused = [name for i, name in enumerate(self.classes) if i not in shown]
             if unused:
-                yield Finding(
+                yield Finding.of(
+                    unused,
                     'class without pixels',
                     path,
                     f'label images of {self.setting} show no {list_some(unused)}',
                     'warning',
-                    len(unused),
-                    tuple(unused[:5]),
                 )
 
 

@@ -13,7 +13,7 @@ from .findings import MISSING, DataError, Finding, Level
 from .images import count_bits, unreadable_reason
 from .nodes import find_class, type_name
 
-TOOLBOXES = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'mmsecvit')
+PACKAGES = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'mmsecvit')
 LOCAL_BACKENDS = ('local', 'disk', 'checked_image')
 MAX_SAMPLES = 100  # read in a quick check, of each data set
 Track = Callable[[Sequence], Iterable]
@@ -85,10 +85,10 @@ def reads_local_files(dataset: ConfigDict, name: str = 'LoadImageFromFile') -> b
     return chosen.get('backend', 'local') in LOCAL_BACKENDS
 
 
-def is_of_toolboxes(node: dict, registry: Registry, scope: str) -> bool:
+def is_of_toolboxes(node: dict, registry: Registry, scope: str | None) -> bool:
     """Tell whether the type of a part of a config is a toolbox's own: we know what it does."""
     cls = find_class(node, registry, scope)
-    return getattr(cls, '__module__', '').partition('.')[0] in TOOLBOXES
+    return getattr(cls, '__module__', '').partition('.')[0] in PACKAGES
 
 
 def build_transform(node: ConfigDict, scope: str) -> Any:
@@ -113,13 +113,12 @@ def find_missing_files(setting: str, samples: Sequence[dict], key: str) -> Itera
     folder = Path(missing[0]).parent
     there = count_suffixes(path.name for path in folder.iterdir()) if folder.is_dir() else ''
     hint = f' (the files there end with {there})' if there else ''
-    yield Finding(
+    yield Finding.of(
+        missing,
         MISSING,
         missing[0],
         f'{setting} must name files that exist, but {len(missing)} of {len(samples)} do not, the '
         f'first is {missing[0]}{hint}',
-        count=len(missing),
-        examples=tuple(missing[:5]),
     )
 
 
@@ -178,23 +177,21 @@ def find_image_faults(
         elif path not in labels and count_bits(path) > 8:
             deep.append(path)
     for kind, paths in faults.items():
-        yield Finding(
+        yield Finding.of(
+            paths,
             kind,
             paths[0],
             f'{setting} must have image files that can be read, but of {len(files)} files '
             f'{len(paths)} cannot: {paths[0]} is {reasons[kind]}',
             level,
-            len(paths),
-            tuple(paths[:5]),
         )
     if deep and loader.get('color_type', 'color') == 'color':
-        yield Finding(
+        yield Finding.of(
+            deep,
             'more than 8 bits',
             deep[0],
             f'{setting} has {len(deep)} images with more than 8 bits a channel, such as {deep[0]}: '
             'LoadImageFromFile keeps the upper 8 of 16 bits, so that images which do not use the '
             'whole range become nearly black: convert them to 8 bits',
             'warning',
-            len(deep),
-            tuple(deep[:5]),
         )

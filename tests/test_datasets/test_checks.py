@@ -29,7 +29,7 @@ def coco(tmp_path) -> Config:
 
 
 def test_complete_data_is_accepted(coco):
-    check_data(coco, ('train', 'val'))
+    assert check_data(coco, ('train', 'val')) == []
 
 
 def test_an_absent_root_is_named_with_its_setting(coco):
@@ -122,7 +122,7 @@ def test_a_file_without_categories_is_refused(coco, tmp_path, content):
 
 def test_data_in_a_remote_store_is_left_to_its_backend(coco):
     coco.train_dataloader.dataset.data_root = 's3://bucket/coco'
-    check_data(coco, ('train',))
+    assert check_data(coco, ('train',)) == []
 
 
 @pytest.mark.parametrize('family', ['mask_rcnn_secvit_t_1x', 'semantic_fpn_secvit_t_80k'])
@@ -199,4 +199,5 @@ def test_absent_folders_of_classes_are_named(folders, tmp_path):
 
 
 def test_data_that_a_classifier_downloads_is_left_alone():
-    check_data(Config.fromfile(CONFIGS / 'secvit_t_cifar10.py'), ('train', 'val'))
+    cfg = Config.fromfile(CONFIGS / 'secvit_t_cifar10.py')
+    assert check_data(cfg, ('train', 'val')) == []

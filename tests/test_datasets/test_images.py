@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -10,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmsecvit.datasets import find_damaged_images
 from mmsecvit.datasets.images import count_bits, find_size_fault, looks_whole, unreadable_reason
 
 
@@ -18,6 +18,11 @@ def make_image(path: Path) -> bytes:
     pixels = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
     return path.read_bytes()
+
+
+def find_damaged_images(paths: Iterable[Path]) -> dict[str, str]:
+    reasons = {str(path): unreadable_reason(path) for path in paths}
+    return {path: reason for path, reason in reasons.items() if reason}
 
 
 @pytest.mark.parametrize('extension', ['jpg', 'png', 'bmp', 'webp'])

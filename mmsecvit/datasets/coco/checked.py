@@ -16,6 +16,7 @@ from mmengine.fileio import get_local_path
 from mmengine.logging import MMLogger, print_log
 
 from ..findings import DataError, report
+from ..samples import LOCAL_BACKENDS, select
 from .content import mend_coco
 from .files import find_missing, has_other_size, read_coco
 
@@ -114,7 +115,7 @@ class CheckedCocoDataset(CocoDataset):
         backend = (loaders[0].backend_args or {}).get('backend', 'local')
         used = self._used(samples)
         paths = [sample['img_path'] for sample in used]
-        if backend not in ('local', 'checked_image') or any('://' in path for path in paths):
+        if backend not in LOCAL_BACKENDS or any('://' in path for path in paths):
             return
         missing = find_missing(paths)
         if missing:
@@ -125,7 +126,7 @@ class CheckedCocoDataset(CocoDataset):
                 f'{self.ann_file}, but {len(missing)} of {len(paths)} files do not exist, the '
                 f'first is {missing[0]}{hint}'
             )
-        looked_at = used[:: max(len(used) // MAX_SIZES, 1)][:MAX_SIZES]
+        looked_at = list(select(used, None, MAX_SIZES))
         oriented = loaders[0].color_type in ('color', 'grayscale')
         others = [sample['img_path'] for sample in looked_at if has_other_size(sample, oriented)]
         if others:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..findings import DataError
+from ..images import read_header
 
 CATEGORIES = b'"categories"'
-ORIENTATION, FIRST_TURNED = 0x0112, 5  # EXIF's tag, and its first value with sides exchanged
+FIRST_TURNED = 5  # the first of EXIF's orientations that exchange the sides
 LONGEST_LIST = 1 << 24  # bytes: sixteen times the list of LVIS's 1,203 categories
 
 
@@ -73,15 +74,11 @@ def has_other_size(sample: dict, oriented: bool) -> bool:
         sample: What mmdet's data set knows of the image.
         oriented: Whether the image is read as its metadata orients it.
     """
-    from PIL import Image
-
-    try:
-        with Image.open(sample['img_path']) as image:
-            width, height = image.size
-            turned = oriented and image.getexif().get(ORIENTATION, 1) >= FIRST_TURNED
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    header = read_header(sample['img_path'])
+    if header is None:
         return False
-    size = (width, height) if turned else (height, width)
+    (width, height), orientation = header
+    size = (width, height) if oriented and orientation >= FIRST_TURNED else (height, width)
     return size != (sample['height'], sample['width'])
 
 

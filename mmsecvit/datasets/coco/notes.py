@@ -1,19 +1,18 @@
 """Collect what is found in an annotation file in COCO's format."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from ..findings import Finding
+from ..findings import Finding, Level
 from .masks import to_number
 
 LEFT_OUT = 'mmdet leaves them out'  # what becomes of some annotations
-Level = Literal['error', 'warning', 'mended']
 
 
 class CocoNotes:
-    """What is found in one file.
+    """Collect the findings of one file.
 
     Args:
         setting: Name of the setting for the messages, such as ``val_evaluator.ann_file``.
