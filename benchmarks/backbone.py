@@ -20,8 +20,10 @@ def transcription_small(size: tuple[int, int]) -> nn.Module:
     return ReleasedSecViT(**ARCHITECTURES['small'])
 
 
-def secvit_small(size: tuple[int, int], backend: str = 'auto') -> nn.Module:
-    return SecViT('small', 'released', attention_backend=backend)
+def secvit_small(
+    size: tuple[int, int], backend: str = 'auto', cluster_size: int | None = None
+) -> nn.Module:
+    return SecViT('small', 'released', attention_backend=backend, cluster_size=cluster_size)
 
 
 def sec_swin_tiny(size: tuple[int, int], backend: str = 'auto') -> nn.Module:
@@ -62,6 +64,7 @@ def fastervit_1(size: tuple[int, int]) -> nn.Module:
 NETWORKS = {
     'transcription': transcription_small,
     'SecViT-S': secvit_small,
+    'SecViT-S, clusters of 98': partial(secvit_small, cluster_size=98),
     'SEC-Swin-T': sec_swin_tiny,
     'Swin-T (mmpretrain)': swin_tiny_mmpretrain,
     'Swin-T (timm)': swin_tiny_timm,

@@ -13,13 +13,21 @@ from torch import Tensor
 
 # Rows and channels of a block, and num_warps.
 TILINGS = {
-    '_rotate': (32, 128, 4),
-    '_convolve': (32, 64, 4),
+    '_rotate': (4, 128, 1),
+    '_convolve': (16, 64, 2),
     '_weight_gradients': (16, 64, 4),
 }
 # Rows that one program of the weights' gradient sums, at least; and programs, at most.
 FEWEST_ROWS = 256
 MOST_CHUNKS = 256
+
+
+@triton.jit
+def _rows_from(first, length, BLOCK: tl.constexpr):
+    """Return the rows of a block, of which ``first`` (int64) is the first, and their tokens."""
+    places = tl.arange(0, BLOCK)
+    # One division of 64 bits for the block instead of one for each row.
+    return first + places, ((first % length).to(tl.int32) + places) % length
 
 
 @triton.jit
@@ -37,12 +45,12 @@ def _rotate(
     BLOCK: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
-    rows = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    rows, tokens = _rows_from(tl.program_id(0).to(tl.int64) * BLOCK, length, BLOCK)
     column = tl.program_id(1) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
     valid = (rows < num_rows)[:, None] & (column < columns)[None, :]
     pair = tl.program_id(1) * (BLOCK_COLUMNS // 2) + tl.arange(0, BLOCK_COLUMNS // 2)
     valid_pairs = (rows < num_rows)[:, None] & (pair * 2 < columns)[None, :]
-    angles = table + (rows % length)[:, None] * DIMS + (pair % (DIMS // 2) * 2)[None, :]
+    angles = table + tokens[:, None] * DIMS + (pair % (DIMS // 2) * 2)[None, :]
     cos = tl.load(angles, mask=valid_pairs, other=0.0)
     sin = tl.load(angles + 1, mask=valid_pairs, other=0.0)
     if BACKWARD:
@@ -81,12 +89,11 @@ def _convolve(
     BLOCK: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    rows = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    rows, tokens = _rows_from(tl.program_id(0).to(tl.int64) * BLOCK, height * width, BLOCK)
     channel = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     in_channels = channel < channels
     valid = (rows < num_rows)[:, None] & in_channels[None, :]
-    token = (rows % (height * width)).to(tl.int32)
-    y, x_place = token // width, token % width
+    y, x_place = tokens // width, tokens % width
     total = tl.zeros([BLOCK, BLOCK_CHANNELS], tl.float32)
     if HAS_BIAS:
         total += tl.load(bias + channel, mask=in_channels, other=0.0).to(tl.float32)[None, :]
@@ -159,10 +166,9 @@ def _weight_gradients(
         fifth = tl.zeros([BLOCK, BLOCK_CHANNELS], tl.float32)
     total = tl.zeros([BLOCK, BLOCK_CHANNELS], tl.float32)
     for step in range(0, chunk, BLOCK):
-        rows = part * chunk + step + tl.arange(0, BLOCK)
+        rows, tokens = _rows_from(part * chunk + step, height * width, BLOCK)
         valid = (rows < num_rows)[:, None] & in_channels[None, :]
-        token = (rows % (height * width)).to(tl.int32)
-        y, column = token // width, token % width
+        y, column = tokens // width, tokens % width
         grad_rows = tl.load(
             grad_out + rows[:, None] * grad_stride + channel[None, :], mask=valid, other=0.0
         ).to(tl.float32)

@@ -14,6 +14,7 @@ BACKBONES = {
     'released': lambda **kwargs: SecViT(SMALL, 'released', **kwargs),
     'SECSwin': lambda **kwargs: SECSwin('small-test', **kwargs),
 }
+FEW_CLUSTERS = (4, 3, 2, 1)
 
 
 @pytest.fixture(autouse=True)
@@ -21,22 +22,39 @@ def small_architecture(monkeypatch):
     monkeypatch.setitem(sec_swin.ARCHITECTURES, 'small-test', dict(SMALL, drop_path_rate=0.0))
 
 
+# The longest first: other processes run the rest meanwhile.
+@pytest.mark.parametrize('backend', ['sdpa', 'triton'])
+def test_compiled_to_one_graph(backend):
+    backbone = BACKBONES['released'](num_clusters=FEW_CLUSTERS, attention_backend=backend)
+    backbone = backbone.cuda().eval()
+    images = torch.randn(8, 3, 64, 96, device='cuda')
+    expected = backbone(images)
+    outs = torch.compile(backbone, fullgraph=True)(images)
+    for out, eager in zip(outs, expected, strict=True):
+        errors = (out - eager).abs().amax((1, 2, 3)) / eager.abs().amax((1, 2, 3))
+        assert (errors < 1e-3).sum() >= 4
+    sum(out.sin().mean() for out in outs).backward()
+    assert all(p.grad.isfinite().all() for p in backbone.parameters())
+
+
 @pytest.mark.parametrize('size', [(64, 64), (70, 90)])
 @pytest.mark.parametrize('backend', ['sdpa', 'triton'])
 @pytest.mark.parametrize('name', BACKBONES)
 def test_maps_are_those_of_the_cpu(name, backend, size):
     # In eval mode no image depends on another. A token at a cluster's edge may fall on either side
-    # of it, and changes all later values of its image: most images have none.
-    backbone = BACKBONES[name](attention_backend='reference').double().eval()
+    # of it, and changes all later values of its image. With few clusters, most images have no
+    # such token.
+    backbone = BACKBONES[name](num_clusters=FEW_CLUSTERS, attention_backend='reference')
+    backbone = backbone.double().eval()
     images = torch.randn(8, 3, *size, dtype=torch.float64)
     with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
         expected = backbone(images)
-        other = BACKBONES[name](attention_backend=backend).eval()
+        other = BACKBONES[name](num_clusters=FEW_CLUSTERS, attention_backend=backend).eval()
         other.load_state_dict(backbone.state_dict())
         outs = other.cuda()(images.float().cuda())
     for out, exact in zip(outs, expected, strict=True):
         errors = (out.cpu() - exact).abs().amax((1, 2, 3)) / exact.abs().amax((1, 2, 3))
-        assert (errors < 1e-3).sum() >= 5
+        assert (errors < 1e-4).sum() >= 4
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
@@ -56,16 +74,3 @@ def test_training_is_finite_and_the_same_twice(name, backend, dtype):
         assert x.isfinite().all()
         if x.requires_grad:  # cuDNN's gradients of convolutions are not the same twice
             assert torch.equal(x, again)
-
-
-@pytest.mark.parametrize('backend', ['sdpa', 'triton'])
-def test_compiled_to_one_graph(backend):
-    backbone = BACKBONES['released'](attention_backend=backend).cuda().eval()
-    images = torch.randn(8, 3, 64, 96, device='cuda')
-    expected = backbone(images)
-    outs = torch.compile(backbone, fullgraph=True)(images)
-    for out, eager in zip(outs, expected, strict=True):
-        errors = (out - eager).abs().amax((1, 2, 3)) / eager.abs().amax((1, 2, 3))
-        assert (errors < 1e-3).sum() >= 5
-    sum(out.sin().mean() for out in outs).backward()
-    assert all(p.grad.isfinite().all() for p in backbone.parameters())

@@ -20,9 +20,9 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 AVAILABLE = torch.__version__ >= (2, 7) and find_spec('triton') is not None  # type: ignore[operator]
 # Then Triton interprets its kernels, slowly, on tensors in main memory: for tests without a GPU.
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
-# Compute capabilities of the GPUs on which all tests of the kernels, as they are now, have passed:
-# `auto` chooses this backend there. None yet: docs/performance.md says what has run on which GPU.
-PROVEN_CAPABILITIES: tuple[tuple[int, int], ...] = ()
+# Compute capabilities of the GPUs on which the tests of the kernels, as they are now, have passed:
+# `auto` chooses this backend there. docs/performance.md says what has run on which GPU.
+PROVEN_CAPABILITIES: tuple[tuple[int, int], ...] = ((9, 0),)
 
 
 def unsupported_reason(x: Tensor) -> str | None:
@@ -47,7 +47,7 @@ def unproven_reason(x: Tensor) -> str | None:
     if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
         return 'cannot be traced by torch.jit'
     if _capability(x) not in PROVEN_CAPABILITIES:
-        return 'has not passed all of its tests on a GPU of this compute capability'
+        return 'has not passed its tests on a GPU of this compute capability'
     return None
 
 
