@@ -1,20 +1,32 @@
 """The common base of the three backbones: the pyramid, loading weights, freezing, layer depths."""
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 import torch
 from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
+from torch.utils import checkpoint as checkpointing
 
 from ..checkpoints import load_backbone_weights
 from ..errors import InputError
 from ..ops.attention import check_cluster_size
 
+# What recomputed blocks keep: the attention takes most of the time at large images.
+KEPT_OPERATIONS = [
+    getattr(torch.ops.aten, f'_scaled_dot_product_{name}').default
+    for name in (
+        'flash_attention',
+        'flash_attention_for_cpu',
+        'efficient_attention',
+        'cudnn_attention',
+    )
+    if hasattr(torch.ops.aten, f'_scaled_dot_product_{name}')
+]
 # Of the four stages, Appendix A: clusters of 98 tokens, and 49 in the last stage, at 224x224.
 NUM_CLUSTERS = (32, 8, 2, 1)
 
@@ -164,7 +176,7 @@ class PyramidBackbone(BaseModule):
         inputs = self.block_inputs(i, x)
         for block in self.blocks(i):
             if self.with_cp and self.training:
-                x = checkpoint(block, x, *inputs, use_reentrant=False)
+                x = _recompute(block, x, *inputs)
             else:
                 x = block(x, *inputs)
         return x
@@ -229,6 +241,18 @@ class PyramidBackbone(BaseModule):
         for module in frozen:
             module.eval()
             module.requires_grad_(False)
+
+
+def _recompute(block: nn.Module, *inputs: Tensor) -> Tensor:
+    """Run a block, which the backward pass runs again, except its attention."""
+    options: dict[str, Any] = {}
+    # torch 2.4 was the first with selective checkpoints; a compiled graph makes its own choice.
+    if hasattr(checkpointing, 'create_selective_checkpoint_contexts') and not (
+        torch.compiler.is_compiling()
+    ):
+        contexts = checkpointing.create_selective_checkpoint_contexts
+        options['context_fn'] = partial(contexts, KEPT_OPERATIONS)
+    return checkpointing.checkpoint(block, *inputs, use_reentrant=False, **options)
 
 
 def _is_pretrained(kind: str | type) -> bool:

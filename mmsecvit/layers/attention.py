@@ -11,6 +11,7 @@ from ..ops.clustering import Partition
 from ..ops.fused import seca
 from .convolution import DepthwiseConv2d
 from .position import WindowBias
+from .recompute import apply_recomputed
 from .rotary import rotate
 
 
@@ -41,18 +42,23 @@ class GroupedAttention(nn.Module):
         """Attend within groups: (B, heads, H * W, d) three times to (B, heads, H * W, d)."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor, rotary: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, rotary: Tensor | None = None, norm: nn.Module | None = None
+    ) -> Tensor:
         """Attend within groups.
 
         Args:
             x: Tokens on their grid, (B, H, W, C).
             rotary: Table of :func:`rotary_table` for this grid, or None for no rotary
                 embedding.
+            norm: Norm of the tokens before all else, whose result the backward pass computes
+                anew. Defaults to None.
 
         Returns:
             (B, H, W, C).
         """
-        return self.proj(self.mix(self.qkv(x), rotary))
+        qkv = self.qkv(x) if norm is None else apply_recomputed(self.qkv, norm, x)
+        return self.proj(self.mix(qkv, rotary))
 
     def mix(self, qkv: Tensor, rotary: Tensor | None) -> Tensor:
         """Compute attention and local context between the projections.

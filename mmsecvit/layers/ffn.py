@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from .convolution import DepthwiseConv2d
+from .recompute import apply_recomputed
 
 
 class FFN(nn.Module):
@@ -26,6 +27,22 @@ class FFN(nn.Module):
         )
         self.fc2 = nn.Linear(feedforward_channels, embed_dims)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C) to (B, H, W, C)."""
-        return self.fc2(self.conv(self.act(self.fc1(x))))
+    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """Compute the network on tokens.
+
+        Args:
+            x: Tokens on their grid, (B, H, W, C).
+            norm: Norm of the tokens before all else. If it is given, the backward pass computes
+                anew what the norm, GELU and the convolution return. Defaults to None.
+
+        Returns:
+            (B, H, W, C).
+        """
+        if norm is None:
+            return self.fc2(self.conv(self.act(self.fc1(x))))
+        # The hidden maps are the largest of a block: of three, one is kept.
+        hidden = apply_recomputed(self.fc1, norm, x)
+        return apply_recomputed(self.fc2, self._activate, hidden)
+
+    def _activate(self, x: Tensor) -> Tensor:
+        return apply_recomputed(self.conv, self.act, x)

@@ -66,8 +66,8 @@ def record_ranks(
 
     def record(attn: SECA, inputs: tuple, output: Tensor, stage: int) -> None:
         with torch.no_grad():
-            x, *rotary = inputs
-            _, k, _ = attn.split_heads(attn.qkv(x), *rotary)
+            x, rotary, norm = (*inputs, None, None)[:3]
+            _, k, _ = attn.split_heads(attn.qkv(norm(x) if norm else x), rotary)
             ranks = invert_order(attn.order(k)).unflatten(-1, x.shape[1:3])
         recorded[stage] = TokenRanks(ranks, attn.num_clusters_of(ranks[0, 0].numel()))
 
