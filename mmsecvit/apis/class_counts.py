@@ -135,6 +135,9 @@ def _compare(setting: str, head: ConfigDict, classes: Classes, scope: str) -> li
     wanted = classes.things if scope == 'mmdet' else len(classes.names)
     if head.num_classes == wanted or type_name(head) in OTHER_CLASSES:
         return []
+    # One output tells two classes apart: mmseg does not use num_classes then.
+    if scope == 'mmseg' and wanted == 2 and _count_outputs(head) == 1:
+        return []
     message = f'be the number of classes in {classes.setting}, {wanted}, but is {head.num_classes}'
     # Detectors get labels from names. Others get numbers, from files that may use fewer classes.
     # Outputs that no label uses do no harm, except where a metric looks up the predicted class.
@@ -173,15 +176,19 @@ def _check_order(cfg: Config, classes: Classes) -> None:
             )
 
 
+def _count_outputs(head: ConfigDict) -> int:
+    """Return the number of outputs of a segmenter's head."""
+    return head.get('out_channels') or head.num_classes
+
+
 def _check_segmentation_loss(setting: str, head: ConfigDict) -> None:
     """Raise a ConfigError if softmax has one channel."""
-    channels = head.get('out_channels') or head.num_classes
     losses = head.get('loss_decode') or dict(type='CrossEntropyLoss')
     losses = losses if isinstance(losses, (list, tuple)) else [losses]
     softmax = [
         type_name(loss) == 'CrossEntropyLoss' and not loss.get('use_sigmoid') for loss in losses
     ]
-    if channels == 1 and all(softmax):
+    if _count_outputs(head) == 1 and all(softmax):
         raise ConfigError(
             f'{setting}.num_classes must be at least 2 with softmax, which gives 1 for the only '
             f'class whatever it sees, got {head.num_classes} with one output: count the background '

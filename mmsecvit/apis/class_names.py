@@ -62,6 +62,8 @@ def _find_numbers_of_classes(node: object) -> Iterator[int]:
         if type_name(node).endswith('Head'):
             if isinstance(node.get('num_classes'), int):
                 yield node['num_classes']
+            if node.get('out_channels') == 1:  # tells two classes apart, with a sigmoid
+                yield 2
             if 'num_things_classes' in node:  # panoptic
                 yield node['num_things_classes'] + node.get('num_stuff_classes', 0)
         for child in node.values():

@@ -184,6 +184,16 @@ def test_softmax_needs_two_channels():
     check(SOFTMAX, num_classes=2)
 
 
+@pytest.mark.parametrize('head', [dict(num_classes=1), dict(num_classes=1, out_channels=1)])
+def test_one_output_with_a_sigmoid_tells_two_classes_apart(head):
+    head = dict(head, loss_decode=SIGMOID)
+    assert check_class_counts(segmenter(dict(decode_head=head)), ('train', 'val')) == []
+    cfg = segmenter(dict(decode_head=head), metainfo=dict(classes=('a', 'b', 'c')))
+    assert refusal(cfg).endswith('3, but is 1')
+    cfg = segmenter(dict(decode_head=dict(head, loss_decode=SOFTMAX)))
+    assert 'must be at least 2 with softmax' in refusal(cfg)
+
+
 def test_a_classification_head_has_an_output_for_each_class():
     cfg = classifier(dict(head=dict(num_classes=1)))
     assert refusal(cfg) == (
