@@ -12,6 +12,9 @@ import numpy as np
 # leaves such objects out of training; pycocotools takes four numbers for a box), or unusable.
 FINE, MENDED, EMPTY, SHORT, UNUSABLE = 'fine', 'mended', 'empty', 'short', 'unusable'
 
+# The characters of a compressed RLE: "0" is a group of zeros, and a number has 32 bits at most.
+FIRST_GROUP, MORE, SIGN, MOST_GROUPS = ord('0'), 0x20, 0x10, 7
+
 
 def to_number(value: Any) -> float:
     """Return a number, also one that is written as a string, or NaN."""
@@ -76,11 +79,41 @@ def _mend_rle(rle: dict, size: tuple[int, int] | None) -> tuple[dict, str]:
     shape = _to_integers(shape)
     if not shape or len(shape) != 2 or tuple(shape) != (size or tuple(shape)):
         return rle, UNUSABLE
-    runs = _to_integers(counts) if isinstance(counts, list) else counts
-    if not runs or (isinstance(runs, list) and (min(runs) < 0 or sum(runs) != shape[0] * shape[1])):
+    runs: Any = counts
+    if isinstance(counts, list):
+        runs = _to_integers(counts)
+        total = sum(runs) if runs and min(runs) >= 0 else None
+    else:
+        decoded = _decode_runs(counts)
+        total = None if decoded is None else int(decoded.sum())
+    if total != shape[0] * shape[1]:  # pycocotools would read memory that it did not write
         return rle, UNUSABLE
     fine = runs is counts and shape is rle['size']
     return (rle, FINE) if fine else (dict(rle, size=shape, counts=runs), MENDED)
+
+
+def _decode_runs(counts: str) -> np.ndarray | None:
+    """Return the lengths of the runs of a compressed RLE, or None if it is damaged.
+
+    pycocotools writes groups of five bits, the lowest first, as characters from "0": bit 5 says
+    that more follow, and bit 4 of the last is the sign. From the fourth run on, the number is the
+    difference from the run two before.
+    """
+    characters = np.frombuffer(counts.encode('utf-8', 'surrogatepass'), np.uint8)
+    groups = characters.astype(np.int64) - FIRST_GROUP
+    ends = np.flatnonzero(groups < MORE)
+    if not ends.size or ends[-1] != groups.size - 1 or groups.min() < 0 or groups.max() >= 2 * MORE:
+        return None
+    starts = np.append(0, ends[:-1] + 1)
+    lengths = ends - starts + 1
+    if lengths.max() > MOST_GROUPS:
+        return None
+    shifts = 5 * (np.arange(groups.size) - starts.repeat(lengths))
+    runs = np.add.reduceat((groups & 0x1F) << shifts, starts)
+    runs -= (groups[ends] & SIGN) << (shifts[ends] + 1)
+    runs[1::2] = runs[1::2].cumsum()
+    runs[2::2] = runs[2::2].cumsum()
+    return runs if runs.min() >= 0 else None
 
 
 def _to_integers(values: list) -> list[int] | None:

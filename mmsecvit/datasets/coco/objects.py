@@ -169,7 +169,8 @@ def _mend_masks(
             places[state].append(place)
             item['segmentation'] = mended
     rule = (
-        'each takes polygons of three or more points, or RLE of the height and width of the image'
+        'each takes polygons of three or more points, or RLE of the height and width of the image, '
+        'whose runs fill it'
     )
     notes.say('error', 'segmentation missing', places[EMPTY], 'without "segmentation"', rule)
     notes.say('error', 'segmentation', places[UNUSABLE], 'with an unusable "segmentation"', rule)

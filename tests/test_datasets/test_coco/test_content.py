@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mmsecvit.datasets.coco.content import mend_coco
+from mmsecvit.datasets.coco.masks import FINE, mend_segmentation
 
 CLASSES = ('kite', 'balloon')
 SQUARE = [10, 20, 40, 20, 40, 50, 10, 50]
@@ -154,7 +155,7 @@ def test_what_has_no_right_meaning_is_refused(content, key, value, kind):
     [
         dict(size=[96, 128], counts=[20, 30, 96 * 128 - 50]),
         dict(size=[96, 128], counts=[20.0, '30', 96 * 128 - 50]),
-        dict(size=[96.0, 128], counts='Q1hl2'),
+        dict(size=[96.0, 128], counts='d0n0^n;'),
     ],
 )
 def test_rle_stays_or_gets_integers(content, rle):
@@ -164,9 +165,54 @@ def test_rle_stays_or_gets_integers(content, rle):
     mended = content['annotations'][0]['segmentation']
     assert mended['size'] == [96, 128]
     assert mended['counts'] == (
-        before['counts'] if 'Q1hl2' in rle['counts'] else [20, 30, 96 * 128 - 50]
+        before['counts'] if 'n0' in rle['counts'] else [20, 30, 96 * 128 - 50]
     )
     assert find(content) == {}
+
+
+@pytest.mark.parametrize(
+    'damage',
+    [
+        lambda counts: counts[: len(counts) // 2],
+        lambda counts: counts[:-1],
+        lambda counts: counts[:-2],
+        lambda counts: counts[:3] + 'zzz~~',
+        lambda counts: counts * 3,
+        lambda counts: 'o' * 20,
+        lambda counts: ' ' + counts,
+        lambda counts: 'ä' + counts,
+        lambda counts: '\ud800' + counts,
+    ],
+)
+@pytest.mark.parametrize('use', ['train', 'score'])
+def test_damaged_rle_is_refused(content, damage, use):
+    mask = pytest.importorskip('pycocotools.mask')
+    pixels = np.zeros((96, 128), np.uint8)
+    pixels[20:50, 10:40] = 1
+    counts = mask.encode(np.asfortranarray(pixels))['counts'].decode()
+    content['annotations'][2]['segmentation'] = dict(size=[96, 128], counts=damage(counts))
+    (finding,) = mend_coco(content, 'x.ann_file', 'train.json', CLASSES, True, use)
+    assert (finding.level, finding.examples) == ('error', ('id 9',))
+
+
+def test_all_rle_of_pycocotools_is_accepted():
+    mask = pytest.importorskip('pycocotools.mask')
+    rng = np.random.default_rng(0)
+    rles = []
+    for _ in range(200):
+        height, width = rng.integers(1, 200, 2).tolist()
+        pixels = rng.random((height, width)) < rng.choice([0, 0.01, 0.5, 0.99, 1])
+        rles.append(mask.encode(np.asfortranarray(pixels, np.uint8)))
+        polygons = rng.uniform(-100, 300, (3, 10)).tolist()  # also beyond the image
+        rles += (parts := mask.frPyObjects(polygons, height, width))
+        rles += [mask.merge(parts), mask.merge(parts, intersect=True)]
+        boxes = rng.uniform(-20, 220, (2, 4))
+        rles += mask.frPyObjects(boxes, height, width)
+    large = np.zeros((5000, 7000), np.uint8, order='F')
+    large[1:9, -1] = 1
+    for rle in [*rles, mask.encode(large)]:
+        text = dict(rle, counts=rle['counts'].decode())
+        assert mend_segmentation(text, tuple(rle['size'])) == (text, FINE)
 
 
 def test_box_and_area_come_from_an_rle(content):
