@@ -1,6 +1,6 @@
 """Name the classes that a model predicts."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,8 @@ from mmengine.registry import DATASETS
 
 from ..datasets import find_datasets, type_name
 from ..datasets.nodes import find_class
+from .class_counts import find_classes
+from .config import ConfigError
 
 
 def name_classes(cfg: Config, meta: Mapping[str, Any]) -> dict[str, list]:
@@ -37,6 +39,46 @@ def name_classes(cfg: Config, meta: Mapping[str, Any]) -> dict[str, list]:
     if not isinstance(palette, (list, tuple)) or len(palette) < len(classes):
         palette = np.random.RandomState(42).randint(0, 256, (len(classes), 3)).tolist()
     return dict(classes=classes, palette=[tuple(color) for color in palette[: len(classes)]])
+
+
+def check_trained_classes(
+    cfg: Config, splits: Iterable[str], checkpoint: Any, path: str
+) -> list[str]:
+    """Compare the classes of data sets with those that a checkpoint was trained for.
+
+    Args:
+        cfg: Config of a whole experiment.
+        splits: Which of ``train``, ``val`` and ``test`` to compare.
+        checkpoint: Content of the file.
+        path: The file, for messages.
+
+    Returns:
+        Sentences for the log on classes of other names.
+
+    Raises:
+        ConfigError: If a data set has the names of the checkpoint in another order.
+    """
+    content = checkpoint if isinstance(checkpoint, dict) else {}
+    trained = _meta_of_checkpoint(content.get('meta') or {}).get('classes')
+    messages = []
+    for split in splits:
+        name = f'{split}_dataloader'
+        for setting, dataset in find_datasets(cfg.get(name) or {}, name):
+            classes = find_classes(setting, dataset, cfg.get('default_scope'))
+            if not classes or not isinstance(trained, (list, tuple)):
+                continue
+            pairs = [*zip(classes.names, trained, strict=False)]
+            other = [i for i, (own, old) in enumerate(pairs) if own.lower() != str(old).lower()]
+            if not other or len(classes.names) != len(trained):
+                continue
+            own, old = pairs[other[0]]
+            has = f'its class {other[0]} is {old!r}, got {own!r}'
+            if sorted(classes.names) == sorted(map(str, trained)):
+                raise ConfigError(
+                    f'{classes.setting} must have the order of the checkpoint {path}: {has}'
+                )
+            messages.append(f'{classes.setting} has other names than the checkpoint {path}: {has}.')
+    return [*dict.fromkeys(messages)]
 
 
 def _meta_of_checkpoint(meta: Mapping[str, Any]) -> dict[str, Any]:

@@ -70,10 +70,16 @@ def set_pretrained(cfg: Config, path: str, reader: CheckpointReader) -> None:
 
 
 def starts_from_scratch(cfg: Config) -> bool:
-    """Return whether a detector or segmenter starts without weights and without an earlier run."""
-    if cfg.get('default_scope') not in ('mmdet', 'mmseg'):
+    """Return whether a run starts without weights and without an earlier run, and should not.
+
+    Classifiers are trained from scratch; only with frozen stages they should not.
+    """
+    scope = cfg.get('default_scope')
+    found = [*_find_backbones({'model': cfg.model})]
+    backbones = [[*parts.values()][-1] for parts in found]
+    frozen = any(backbone.get('frozen_stages', -1) >= 0 for backbone in backbones)
+    if scope not in ('mmdet', 'mmseg') and not (scope == 'mmpretrain' and frozen):
         return False
-    found = _find_backbones({'model': cfg.model})
     pretrained = any(_loads_weights(part) for parts in found for part in parts.values())
     return not (pretrained or cfg.get('load_from') or cfg.get('resume'))
 

@@ -11,6 +11,7 @@ from ..datasets import check_data
 from ..errors import InputError
 from .augmentation import check_merging, set_tta
 from .batches import check_image_sizes
+from .class_names import check_trained_classes
 from .config import fill_in_loaders, load_config, set_visualization
 from .pictures import keep_folders
 from .runner import build_runner
@@ -74,7 +75,8 @@ def test(
     suspicious = check_settings(cfg, ('test',))
     suspicious += check_data(cfg, ('test',))
     reader = CheckpointReader(trust)
-    reader.read(checkpoint)  # refuse what cannot be read before all work
+    # Refuse what cannot be read before all work.
+    suspicious += check_trained_classes(cfg, ('test',), reader.read(checkpoint), checkpoint)
     with reader.serving_mmengine():
         runner = build_runner(cfg)
         if filled_in:

@@ -10,6 +10,7 @@ from ..checkpoints import CheckpointReader, check_weights
 from ..datasets import check_data
 from ..errors import InputError
 from .batches import check_image_sizes, check_training_batches
+from .class_names import check_trained_classes
 from .config import (
     fill_in_engine,
     fill_in_loaders,
@@ -81,6 +82,9 @@ def train(
     filled_in = [fill_in_engine(cfg), fill_in_loaders(cfg, ('train', 'val'))]
     suspicious = check_settings(cfg, ('train', 'val'))
     suspicious += check_data(cfg, ('train', 'val'))
+    if cfg.get('resume') and Path(cfg.load_from).is_file():
+        earlier = reader.read(cfg.load_from)
+        suspicious += check_trained_classes(cfg, ('train', 'val'), earlier, cfg.load_from)
     with reader.serving_mmengine():
         runner = build_runner(cfg)
         load_from = cfg.get('load_from')
@@ -98,8 +102,8 @@ def train(
             )
         if starts_from_scratch(cfg):
             runner.logger.warning(
-                'The backbone trains from scratch: give it weights with --pretrained PATH, or '
-                'continue an earlier run with --resume.'
+                'The backbone trains from scratch, and frozen stages keep random weights: give it '
+                'weights with --pretrained PATH, or continue an earlier run with --resume.'
             )
         check_training_batches(runner)
         check_image_sizes(runner, 'val')

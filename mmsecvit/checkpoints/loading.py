@@ -71,6 +71,16 @@ def check_fit(
         raise ValueError('; '.join(problems))
 
 
+def _refuse_nan(weights: dict[str, Tensor], path: str | Path) -> None:
+    """Raise a CheckpointError if weights are NaN, as those of a run that diverged."""
+    bad = [key for key, w in weights.items() if w.is_floating_point() and w.isnan().any()]
+    if bad:
+        raise CheckpointError(
+            f'checkpoint {path} must have numbers, but {len(bad)} of its weights hold NaN (first: '
+            f'{bad[0]}): the run that wrote it diverged'
+        )
+
+
 def check_weights(
     model: nn.Module, checkpoint: Any, path: str | Path, config: str | Path, part: str = ''
 ) -> None:
@@ -85,8 +95,8 @@ def check_weights(
             a part. Defaults to all.
 
     Raises:
-        CheckpointError: If they differ. The error names the first keys and shapes that do, or the
-            prefix under which the file has the weights.
+        CheckpointError: If they differ, or hold NaN. The error names the first keys and shapes that
+            do, or the prefix under which the file has the weights.
     """
     wrapped = is_model_wrapper(model) or isinstance(model, BaseTTAModel)
     module: Any = model.module if wrapped else model
@@ -105,6 +115,7 @@ def check_weights(
         raise CheckpointError(
             f'checkpoint {path} is not of the model of {config}: {error}{where if prefixes else ""}'
         ) from error
+    _refuse_nan(given, path)
 
 
 def load_backbone_weights(
@@ -160,6 +171,7 @@ def load_backbone_weights(
         raise CheckpointError(
             f'checkpoint {path} is not of this {type(backbone).__name__}{where}: {error}; {advice}'
         ) from None
+    _refuse_nan(state_dict, path)
     missing, unused = backbone.load_state_dict(state_dict, strict=False)
     others = [p for p in found if p != place] if prefix is None else []
     others += [f'{name}.' for name in list_state_dicts(checkpoint) if name not in CONTAINERS]

@@ -1,5 +1,6 @@
 """Read checkpoints as data, once each."""
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +52,8 @@ def read_checkpoint(
     except CheckpointError:
         raise
     except OSError as error:  # from the disk or the network
+        if error.errno == errno.EINVAL:  # of a file that was cut off
+            raise CheckpointError(f'checkpoint {path} {_reason(error, trust)}') from error
         raise OSError(f'checkpoint {path} cannot be read: {error}') from error
     except Exception as error:  # a damaged pickle can raise anything
         raise CheckpointError(f'checkpoint {path} {_reason(error, trust)}') from error

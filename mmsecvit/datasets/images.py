@@ -16,6 +16,7 @@ JPEG_START, JPEG_END = b'\xff\xd8\xff', b'\xff\xd9'
 PNG_START = b'\x89PNG\r\n\x1a\n'
 TIFF_STARTS = (b'II*\0', b'MM\0*')
 ORIENTATION = 0x0112  # EXIF's tag
+FIRST_TURNED = 5  # the first of its values that exchange the sides
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
 # The largest image that OpenCV reads; each limit has an environment variable.
 OPENCV_LIMITS = {'WIDTH': 1 << 20, 'HEIGHT': 1 << 20, 'PIXELS': 1 << 30}
@@ -232,3 +233,18 @@ def count_bits(path: str | Path) -> int:
     except Exception:  # what is damaged or missing, which has its own check, can raise anything
         pass
     return 8
+
+
+def has_other_size(sample: dict, oriented: bool) -> bool:
+    """Return whether an image has another size than its data set knows; False if it is unreadable.
+
+    Args:
+        sample: What mmdet's data set knows of the image.
+        oriented: Whether the image is read as its metadata orients it.
+    """
+    header = read_header(sample['img_path'])
+    if header is None:
+        return False
+    (width, height), orientation = header
+    size = (width, height) if oriented and orientation >= FIRST_TURNED else (height, width)
+    return size != (sample['height'], sample['width'])

@@ -10,7 +10,7 @@ from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope, Registry
 
 from .file_backend import LOADERS
 from .findings import MISSING, DataError, Finding, Level
-from .images import count_bits, unreadable_reason
+from .images import count_bits, has_other_size, unreadable_reason
 from .nodes import find_class, type_name
 
 PACKAGES = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'mmsecvit')
@@ -137,6 +137,28 @@ def find_damage(setting: str, dataset: ConfigDict, scope: str, track: Track) -> 
     # Label images are read in another check.
     keys = ('img_path',) if scope == 'mmseg' else ('img_path', 'seg_map_path')
     yield from find_image_faults(setting, dataset, samples, track, keys)
+    if scope == 'mmdet':
+        yield from _find_other_sizes(setting, dataset, samples)
+
+
+def _find_other_sizes(
+    setting: str, dataset: ConfigDict, samples: Sequence[dict]
+) -> Iterator[Finding]:
+    """Find images of another size than the annotations say."""
+    loader = find_loader(dataset, 'LoadImageFromFile') or {}
+    oriented = loader.get('color_type', 'color') in ('color', 'grayscale')
+    sized = [s for s in samples if 'height' in s and Path(s['img_path']).is_file()]
+    others = [sample['img_path'] for sample in sized if has_other_size(sample, oriented)]
+    if others:
+        yield Finding.of(
+            others,
+            'other size',
+            others[0],
+            f'{setting} has another height and width than the image of {len(others)} of '
+            f'{len(sized)} images, such as {others[0]}: boxes are in pixels of the image as it is '
+            'read, turned as its metadata says',
+            'warning',
+        )
 
 
 def find_image_faults(

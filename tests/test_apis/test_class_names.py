@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmsecvit.apis.class_names import name_classes
+from mmsecvit.apis.class_names import check_trained_classes, name_classes
+from mmsecvit.apis.config import ConfigError
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 TOOLBOXES = {
@@ -68,3 +69,22 @@ def test_things_and_stuff_count_together():
         panoptic_head=dict(type='Mask2FormerHead', num_things_classes=2, num_stuff_classes=1)
     )
     assert name_classes(cfg, {})['classes'] == ['0', '1', '2']
+
+
+@pytest.mark.parametrize('toolbox', TOOLBOXES)
+def test_classes_must_have_the_order_of_the_checkpoint(toolbox):
+    cfg = make_config(toolbox, 2, metainfo=dict(classes=('kite', 'balloon')))
+
+    def check(**meta):
+        return check_trained_classes(cfg, ['test'], dict(meta=meta), 'a.pth')
+
+    message = "order of the checkpoint a.pth: its class 0 is 'balloon', got 'kite'"
+    with pytest.raises(ConfigError, match=message):
+        check(dataset_meta=dict(classes=('balloon', 'kite')))
+    with pytest.raises(ConfigError, match=message):
+        check(CLASSES=('balloon', 'kite'))
+    assert check(dataset_meta=dict(classes=('Kite', 'balloon'))) == []
+    assert check(dataset_meta=dict(classes=('kite', 'balloon', 'tree'))) == []
+    assert check() == [] and check_trained_classes(cfg, ['test'], {}, 'a.pth') == []
+    (warning,) = check(dataset_meta=dict(classes=('kite', 'tree')))
+    assert "other names than the checkpoint a.pth: its class 1 is 'tree', got 'balloon'" in warning

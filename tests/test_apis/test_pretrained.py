@@ -38,6 +38,15 @@ def test_weights_of_the_detector_inside_another_are_no_start_from_scratch():
     assert not starts_from_scratch(config(model))
 
 
+@pytest.mark.parametrize(('frozen_stages', 'expected'), [(-1, False), (0, True), (4, True)])
+def test_frozen_stages_of_a_classifier_need_weights(frozen_stages, expected):
+    model = dict(type='ImageClassifier', backbone=dict(frozen_stages=frozen_stages))
+    cfg = Config(dict(default_scope='mmpretrain', model=model))
+    assert starts_from_scratch(cfg) == expected
+    cfg.load_from = 'weights.pth'
+    assert not starts_from_scratch(cfg)
+
+
 @pytest.mark.parametrize(
     ('model', 'setting'),
     [

@@ -53,6 +53,15 @@ def test_a_detectors_images_are_those_of_its_annotations(tmp_path):
         'empty': ('error', 1, (f'{train}/b.jpg',)),
         'missing': ('error', 1, (f'{train}/gone.jpg',)),
     }
+    # What training would say of images and settings is said here, too.
+    content = json.loads((tmp_path / 'val.json').read_text())
+    content['images'][0].update(width=40, height=50)
+    (tmp_path / 'val.json').write_text(json.dumps(content))
+    found = find_kinds(config, options | {'model.bbox_head.num_classes': 7})
+    assert found['other size'] == ('warning', 1, (str(tmp_path / 'val' / 'c.jpg'),))
+    assert found['setting'][0] == 'error'
+    content['images'][0].update(width=50, height=40)
+    (tmp_path / 'val.json').write_text(json.dumps(content))
     for remote in (
         {'backend_args': dict(_delete_=True, backend='petrel')},
         {'data_root': 's3://x'},

@@ -8,7 +8,13 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import digit_version
 
 from mmsecvit import SecViT
-from mmsecvit.checkpoints import CheckpointError, CheckpointReader, read_checkpoint, read_state_dict
+from mmsecvit.checkpoints import (
+    CheckpointError,
+    CheckpointReader,
+    check_weights,
+    read_checkpoint,
+    read_state_dict,
+)
 
 MICRO = dict(embed_dims=(16, 16, 32, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 4))
 
@@ -242,3 +248,23 @@ def test_what_is_no_checkpoint_is_named(tmp_path):
     torch.save({'epoch': 3}, tmp_path / 'empty.pth')
     with pytest.raises(ValueError, match="empty.pth holds no state dict: 'epoch' is no tensor"):
         read_state_dict(tmp_path / 'empty.pth')
+
+
+def test_weights_that_are_nan_are_refused(tmp_path, weights):
+    path = tmp_path / 'diverged.pth'
+    weights['stages.1.0.norm1.bias'][3] = float('nan')
+    torch.save(dict(state_dict=weights), path)
+    message = r'diverged.pth must have numbers, but 1 of its weights hold NaN \(first: stages.1.0'
+    with pytest.raises(CheckpointError, match=message):
+        pretrained(path).init_weights()
+    with pytest.raises(CheckpointError, match=message):
+        check_weights(SecViT(MICRO, 'released'), read_checkpoint(path), path, 'config.py')
+
+
+@pytest.mark.parametrize('size', [0, 100, 5000, 20000])
+def test_a_file_that_was_cut_off_is_damaged(tmp_path, weights, size):
+    path = tmp_path / 'cut.pth'
+    torch.save(dict(state_dict=weights), path)
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(CheckpointError, match='cut.pth cannot be read: it is damaged'):
+        read_checkpoint(path)

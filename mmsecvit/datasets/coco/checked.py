@@ -16,9 +16,10 @@ from mmengine.fileio import get_local_path
 from mmengine.logging import MMLogger, print_log
 
 from ..findings import DataError, report
+from ..images import has_other_size
 from ..samples import LOCAL_BACKENDS, select
 from .content import mend_coco
-from .files import find_missing, has_other_size, read_coco
+from .files import find_missing, read_coco
 
 SETTING = 'ann_file'
 MAX_SIZES = 50  # images whose size is read

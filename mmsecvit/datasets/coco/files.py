@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..findings import DataError
-from ..images import read_header
 
 CATEGORIES = b'"categories"'
-FIRST_TURNED = 5  # the first of EXIF's orientations that exchange the sides
 LONGEST_LIST = 1 << 24  # bytes: sixteen times the list of LVIS's 1,203 categories
 
 
@@ -65,21 +63,6 @@ def find_missing(paths: Iterable[str]) -> list[str]:
         if name not in folders[folder] and not os.path.exists(path):
             missing.append(path)
     return missing
-
-
-def has_other_size(sample: dict, oriented: bool) -> bool:
-    """Return whether an image has another size than its data set knows; False if it is unreadable.
-
-    Args:
-        sample: What mmdet's data set knows of the image.
-        oriented: Whether the image is read as its metadata orients it.
-    """
-    header = read_header(sample['img_path'])
-    if header is None:
-        return False
-    (width, height), orientation = header
-    size = (width, height) if oriented and orientation >= FIRST_TURNED else (height, width)
-    return size != (sample['height'], sample['width'])
 
 
 def read_class_names(ann_file: Path) -> list[str]:
