@@ -8,7 +8,7 @@ from mmengine.config import Config, ConfigDict
 
 from ..errors import InputError
 from .class_folders import find_class_faults
-from .class_order import find_other_numbers
+from .class_order import find_other_numbers, find_other_zeros
 from .coco import find_coco_faults, find_evaluator_faults
 from .file_backend import LOADERS
 from .findings import MISSING, DataError, Finding, must_exist, report
@@ -53,6 +53,8 @@ def find_faults(
         return
     splits = list(splits)
     yield from find_other_numbers(cfg, splits)
+    if cfg.default_scope == 'mmseg':
+        yield from find_other_zeros(cfg, splits)
     checked: list[ConfigDict] = []
     for split in splits:
         loader = cfg.get(f'{split}_dataloader') or {}

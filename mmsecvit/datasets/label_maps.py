@@ -264,6 +264,9 @@ class _LabelReader:
         used = sorted(self.pixels)
         shown = [value for value in used if value not in self.ignored]
         path = samples[0]['seg_map_path']
+        # Of ADE20K's 150 classes, a sample lacks many, and all files lack none.
+        from_zero = self.shift and 255 in used and shown == list(range(self.num_classes - 1))
+        hint = '; if the classes begin at 0, set reduce_zero_label=False' if from_zero else ''
         if len(shown) < 2 <= self.num_classes:
             values = ' and '.join(map(self._in_file, used))
             ignored = [value for value in used if value in self.ignored]
@@ -274,8 +277,19 @@ class _LabelReader:
                 path,
                 f'label images of {self.setting} must show {self.num_classes} classes by the '
                 f'values {self.shift}, {self.shift + 1} and so on, but {of} have only '
-                f'{values}{ignores}: the first is {path}',
+                f'{values}{ignores}: the first is {path}{hint}',
                 self.level if certain else 'warning',
+                len(samples),
+                (path,),
+            )
+        elif hint:
+            yield Finding(
+                'last class without pixels',
+                path,
+                f'label images of {self.setting} should show the last class by the value '
+                f'{self.num_classes}, but {of} have only {self._in_file(255)}, which is ignored as '
+                f'reduce_zero_label=True, and 1 to {self.num_classes - 1}{hint}',
+                'warning',
                 len(samples),
                 (path,),
             )

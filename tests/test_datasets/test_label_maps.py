@@ -136,6 +136,45 @@ def test_zero_is_unlabeled_where_the_config_says_so(streets, tmp_path):
         check_data(streets, ('train',))
 
 
+def test_classes_from_0_are_suspected_where_0_is_unlabeled(streets, tmp_path):
+    for split in ('train', 'val'):
+        streets[f'{split}_dataloader'].dataset.reduce_zero_label = True
+    for warning in check_data(streets, ('train', 'val')):
+        assert warning.endswith(
+            'show the last class by the value 3, but all 2 have only 0 or 255, which is ignored as '
+            'reduce_zero_label=True, and 1 to 2; if the classes begin at 0, set '
+            'reduce_zero_label=False'
+        )
+    assert len(check_data(streets, ('train', 'val'))) == 2
+    assert kinds(streets, ('train',), iter) == {'last class without pixels': ('warning', 2)}
+    # A class in between is missing, too, or 0 is: the classes may begin at 1.
+    relabel(tmp_path, 'train', lambda x: np.where(x == 1, 2, x))
+    save(tmp_path / 'ann' / 'train' / '0.png', label() * 0 + 1)
+    assert kinds(streets, ('train',)) == {'last class without pixels': ('warning', 2)}
+    relabel(tmp_path, 'train', lambda x: np.where(x == 1, 3, x))
+    assert kinds(streets, ('train',)) == {}
+    relabel(tmp_path, 'train', lambda x: np.clip(x, 1, None))
+    assert kinds(streets, ('train',)) == {}
+
+
+def test_zero_is_a_class_in_all_splits_or_in_none(streets, tmp_path):
+    relabel(tmp_path, 'train', lambda x: x + 1)
+    streets.train_dataloader.dataset.reduce_zero_label = True
+    message = (
+        'val_dataloader.dataset.reduce_zero_label, False, must have the value of '
+        'train_dataloader.dataset.reduce_zero_label, True: '
+    )
+    with pytest.raises(ValueError, match=message):
+        check_data(streets, ('train', 'val'))
+    with pytest.raises(ValueError, match=message):
+        check_data(streets, ('val',))
+    assert check_data(streets, ('train',)) == []
+    # Label images of another source may count otherwise.
+    streets.val_dataloader.dataset.data_root = f'{tmp_path}/'
+    (warning,) = check_data(streets, ('train', 'val'))
+    assert 'False, differs from train_dataloader' in warning
+
+
 def test_the_value_that_is_ignored_is_the_heads(streets, tmp_path):
     relabel(tmp_path, 'train', lambda x: np.where(x == 2, 9, x).astype(np.uint8))
     relabel(tmp_path, 'val', lambda x: np.where(x == 2, 9, x).astype(np.uint8))
