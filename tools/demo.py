@@ -23,7 +23,7 @@ def main() -> None:
     print(f'\nPictures are in {args.out_dir}/vis, predictions in {args.out_dir}/preds.')
     if unreadable:
         faults = '\n'.join(f'{path}: {fault}' for path, fault in unreadable.items())
-        sys.exit(f'Skipped what cannot be read:\n{faults}')
+        sys.exit(f'Skipped what cannot be read or predicted for:\n{faults}')
 
 
 if __name__ == '__main__':

@@ -57,7 +57,7 @@ def infer(
         trust: Whether to execute code that the checkpoint may hold.
 
     Returns:
-        The files that could not be read as an image, and why.
+        The files that could not be read as an image, or that the model does not take, and why.
 
     Raises:
         FileNotFoundError: If there are no images, or the config or the checkpoint does not exist.
@@ -94,19 +94,27 @@ def infer(
     del content, weights
     for folder in ('vis', 'preds'):
         (out_dir / folder).mkdir(parents=True)
-    unreadable = {}
+    unreadable: dict[Path, str] = {}
+    unknown: Exception | None = None
     names = name_results(paths)
     for path in track_iter_progress(paths):
         fault = find_fault(path)
         if fault:
             unreadable[path] = fault
             continue
-        picture, prediction = predict(str(path))
+        try:
+            picture, prediction = predict(str(path))
+        except (ValueError, RuntimeError) as error:  # such as of an image that is too small
+            unreadable[path] = ' '.join(str(error).split()) or type(error).__name__
+            unknown = unknown or (None if isinstance(error, InputError) else error)
+            continue
         name = names[str(path)]
         mmcv.imwrite(mmcv.rgb2bgr(picture), f'{out_dir}/vis/{name}.png')
         record = Path(f'{out_dir}/preds/{name}.json')
         record.parent.mkdir(parents=True, exist_ok=True)
         record.write_text(json.dumps(dict(image=str(path), **prediction)))
+    if unknown and len(unreadable) == len(paths):
+        raise unknown  # The fault may not be the images'.
     return unreadable
 
 

@@ -185,7 +185,7 @@ def test_the_demo_draws_predictions_and_skips_what_is_no_image(tmp_path, trained
     monkeypatch.setattr(sys, 'argv', [tool.name, *arguments, '--out-dir', str(out)])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(tool), run_name='__main__')
-    assert ended.value.code == f'Skipped what cannot be read:\n{broken}: no image'
+    assert ended.value.code == f'Skipped what cannot be read or predicted for:\n{broken}: no image'
     names = {'cls': ['dark_0', 'dark_1'], 'seg': ['0', '1']}[trained.task]
     assert sorted(path.stem for path in (out / 'vis').iterdir()) == names
     for name in names:
@@ -265,7 +265,7 @@ def test_tta_averages_over_flips(tmp_path, trained):
     assert metrics[trained.metric] >= {'cls': 100.0, 'seg': 90.0}[trained.task]
 
 
-def test_the_demo_takes_a_segmenter_of_one_output(tmp_path):
+def test_the_demo_takes_a_segmenter_of_one_output_and_skips_a_small_image(tmp_path):
     pytest.importorskip('mmseg')
     config = tmp_path / 'config.py'
     loss = "dict(type='CrossEntropyLoss', use_sigmoid=True)"
@@ -279,8 +279,11 @@ def test_the_demo_takes_a_segmenter_of_one_output(tmp_path):
     torch.save(model.state_dict(), tmp_path / 'weights.pth')
     rng = np.random.default_rng(0)
     mmcv.imwrite(rng.integers(0, 255, (64, 96, 3), np.uint8), str(tmp_path / 'x.png'))
-    out = tmp_path / 'out'
-    assert apis.infer([tmp_path / 'x.png'], config, str(tmp_path / 'weights.pth'), out) == {}
+    out, line = tmp_path / 'out', tmp_path / 'line.png'
+    mmcv.imwrite(np.zeros((1, 96, 3), np.uint8), str(line))
+    skipped = apis.infer([line, tmp_path / 'x.png'], config, str(tmp_path / 'weights.pth'), out)
+    assert list(skipped) == [line]
+    assert 'H and W at least 32, got torch.float32 of the shape (1, 3, 1, 96)' in skipped[line]
     prediction = json.loads((out / 'preds' / 'x.json').read_text())
     names = dict(enumerate(('dark', 'bright')))
     assert prediction['classes'] == [names[label] for label in prediction['labels']]
