@@ -14,10 +14,7 @@ from ..datasets.findings import list_some
 from ..datasets.nodes import find_class, find_nodes
 from ..datasets.samples import is_of_toolboxes
 from .config import ConfigError
-
-# The numbers of mmdet's CocoMetric by default.
-COCO_BOXES = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
-COCO_PROPOSALS = ('AR@100', 'AR@300', 'AR@1000', 'AR_s@1000', 'AR_m@1000', 'AR_l@1000')
+from .metric_options import COCO_BOXES, COCO_PROPOSALS
 
 
 def check_monitored_metrics(cfg: Config) -> list[str]:

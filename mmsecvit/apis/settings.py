@@ -13,6 +13,7 @@ from ..datasets.nodes import find_class
 from .best_metric import check_monitored_metrics, find_schedulers
 from .class_counts import check_class_counts
 from .config import ConfigError
+from .metric_options import check_metric_options
 
 # What a data loader without worker processes does not take.
 OF_WORKERS = ('persistent_workers', 'prefetch_factor', 'timeout', 'multiprocessing_context')
@@ -37,7 +38,7 @@ def check_settings(cfg: Config, splits: Iterable[str]) -> list[str]:
     """
     splits = list(splits)
     messages = [*_mend_loaders(cfg, splits), *_mend_pretrained(cfg)]
-    messages += check_class_counts(cfg, splits)
+    messages += [*check_class_counts(cfg, splits), *check_metric_options(cfg, splits)]
     if cfg.get('default_scope') == 'mmseg':
         _check_windows(cfg, splits)
     if 'train' in splits:
@@ -157,6 +158,11 @@ def _check_schedule(cfg: Config) -> Iterator[str]:
     """Check that what counts epochs and what counts iterations fit each other."""
     train_cfg = cfg.get('train_cfg') or {}
     kind = type_name(train_cfg)
+    if train_cfg.get('val_interval') == 0 and cfg.get('val_cfg') is not None:
+        raise ConfigError(
+            'train_cfg.val_interval must be at least 1, got 0; without validation, set val_cfg, '
+            'val_dataloader and val_evaluator to None'
+        )
     sampler = (cfg.get('train_dataloader') or {}).get('sampler') or {}
     if kind in ('EpochBasedTrainLoop', 'ResumableEpochLoop') and type_name(sampler) in ENDLESS:
         raise ConfigError(

@@ -171,3 +171,9 @@ def test_schedules_may_be_a_tuple_or_those_of_several_optimizers():
 def test_a_model_may_have_several_backbones():
     backbones = [dict(type='SecViT'), dict(type='SecViT')]
     assert check_settings(Config(dict(model=dict(backbone=backbones))), ('train',)) == []
+
+
+def test_an_interval_of_validation_is_at_least_one():
+    cfg = dict(train_cfg=dict(EPOCHS, val_interval=0), val_cfg=dict())
+    assert refusal(cfg).startswith('train_cfg.val_interval must be at least 1, got 0')
+    assert check_settings(Config(dict(cfg, val_cfg=None)), ('train',)) == []

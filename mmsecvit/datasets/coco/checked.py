@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any
 
+import numpy as np
 from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.api_wrappers import COCO
@@ -152,7 +153,7 @@ class CheckedCocoMetric(CocoMetric):
     """mmdet's ``CocoMetric`` with checked annotations, where label i is ``classes[i]``.
 
     It takes the same arguments, and scores the images of the data set: with ``indices``, a data set
-    may have fewer than the annotation file.
+    may have fewer than the annotation file. ``iou_thrs`` may be a number or a list.
 
     Example:
         >>> val_evaluator = dict(type='CheckedCocoMetric', ann_file='val.json')
@@ -161,6 +162,7 @@ class CheckedCocoMetric(CocoMetric):
     def __init__(self, ann_file: str | None = None, *args: Any, **kwargs: Any) -> None:
         self._dataset_meta: dict | None = None
         super().__init__(None, *args, **kwargs)
+        self.iou_thrs = np.atleast_1d(self.iou_thrs)  # pycocotools compares them with a number
         self.ann_file = ann_file
 
     @property

@@ -243,3 +243,10 @@ def test_a_byte_order_mark_is_no_fault(write, tmp_path):
 def test_only_the_classes_are_loaded_lazily(write):
     dataset = build_dataset(write(), lazy_init=True)
     assert dataset.metainfo['classes'] == ('cat', 'dog', 'eel')
+
+
+@pytest.mark.parametrize(('thresholds', 'at_75'), [([0.5, 0.75], 1.0), (0.5, -1.0), ((0.75,), 1.0)])
+def test_thresholds_may_be_a_number_or_a_list(write, thresholds, at_75):
+    file = write()
+    scores = evaluate(build_dataset(file), file, metric='bbox', iou_thrs=thresholds)
+    assert (scores['bbox_mAP'], scores['bbox_mAP_75']) == (1.0, at_75)
