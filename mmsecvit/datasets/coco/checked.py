@@ -162,7 +162,8 @@ class CheckedCocoMetric(CocoMetric):
     def __init__(self, ann_file: str | None = None, *args: Any, **kwargs: Any) -> None:
         self._dataset_meta: dict | None = None
         super().__init__(None, *args, **kwargs)
-        self.iou_thrs = np.atleast_1d(self.iou_thrs)  # pycocotools compares them with a number
+        # pycocotools compares all of them with a number.
+        self.iou_thrs: Any = np.atleast_1d(self.iou_thrs)
         self.ann_file = ann_file
 
     @property

@@ -249,4 +249,4 @@ def test_only_the_classes_are_loaded_lazily(write):
 def test_thresholds_may_be_a_number_or_a_list(write, thresholds, at_75):
     file = write()
     scores = evaluate(build_dataset(file), file, metric='bbox', iou_thrs=thresholds)
-    assert (scores['bbox_mAP'], scores['bbox_mAP_75']) == (1.0, at_75)
+    assert (scores['coco/bbox_mAP'], scores['coco/bbox_mAP_75']) == (1.0, at_75)
