@@ -9,7 +9,7 @@ from mmengine.config import Config, ConfigDict
 from ..errors import InputError
 from .class_folders import find_class_faults
 from .class_order import find_other_numbers, find_other_zeros
-from .coco import find_coco_faults, find_evaluator_faults
+from .coco import find_coco_faults, find_evaluator_faults, find_lack_of_objects
 from .file_backend import LOADERS
 from .findings import MISSING, DataError, Finding, must_exist, report
 from .label_maps import find_label_faults
@@ -69,7 +69,9 @@ def find_faults(
             if is_local(metric, path) and not Path(path).exists():
                 message = f'{setting}.ann_file must exist, but {path} does not'
                 yield Finding(MISSING, path, message)
-        if cfg.default_scope == 'mmdet':
+        if cfg.default_scope == 'mmdet' and split == 'train':
+            yield from _catch(find_lack_of_objects(cfg))
+        elif cfg.default_scope == 'mmdet':
             yield from _catch(find_evaluator_faults(cfg, split, bool(track)))
 
 

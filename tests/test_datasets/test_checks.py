@@ -19,7 +19,7 @@ def coco(tmp_path) -> Config:
     for split in ('train', 'val'):
         (tmp_path / f'{split}2017').mkdir()
         (tmp_path / f'annotations/instances_{split}2017.json').write_text(
-            json.dumps(dict(images=[], categories=categories, annotations=[]), indent=1)
+            json.dumps(dict(images=[], annotations=[dict(id=1)], categories=categories), indent=1)
         )
         cfg[f'{split}_dataloader'].dataset.update(
             data_root=f'{tmp_path}/', metainfo=dict(classes=('cat', 'dog'))
@@ -117,6 +117,44 @@ def test_data_sets_inside_others_are_found(coco):
 def test_a_file_without_categories_is_refused(coco, tmp_path, content):
     (tmp_path / 'annotations/instances_train2017.json').write_text(content)
     with pytest.raises(ValueError, match=r'instances_train2017.json has no list "categories"'):
+        check_data(coco, ('train',))
+
+
+@pytest.mark.parametrize('deep', [['x'], [dict(name='x')], [], 'dog', 3])
+def test_categories_are_found_above_words_of_ones_own(coco, tmp_path, deep):
+    file = tmp_path / 'annotations/instances_train2017.json'
+    content = json.loads(file.read_text())
+    content['annotations'][0]['attributes'] = dict(categories=deep)
+    for info in ({}, dict(info='categories'), dict(info=['categories', 'images'])):
+        last = dict(annotations=content['annotations'])  # after the list of categories
+        first = {key: content[key] for key in ('images', 'categories')}
+        file.write_text(json.dumps(first | last | info))
+        assert check_data(coco, ('train',)) == []
+
+
+@pytest.mark.parametrize('without', [dict(annotations=[]), {}, dict(annotations=None)])
+def test_training_without_objects_is_refused(coco, tmp_path, without):
+    file = tmp_path / 'annotations/instances_train2017.json'
+    content = json.loads(file.read_text())
+    del content['annotations']
+    file.write_text(json.dumps(content | without))
+    message = rf'^train_dataloader.dataset.ann_file {file} must have annotations to train with$'
+    with pytest.raises(ValueError, match=message):
+        check_data(coco, ('train',))
+    # Images without objects can be joined to others.
+    empty = coco.train_dataloader.dataset
+    other = dict(empty, ann_file='annotations/instances_val2017.json')
+    coco.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[other, empty])
+    assert check_data(coco, ('train',)) == []
+    coco.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[empty, empty])
+    with pytest.raises(ValueError, match='datasets.1.ann_file .* must have annotations'):
+        check_data(coco, ('train',))
+
+
+def test_a_class_that_is_named_twice_is_refused(coco):
+    coco.train_dataloader.dataset.metainfo.classes = ('cat', 'cat')
+    message = "dataset.metainfo.classes must name each class once, got twice: 'cat'"
+    with pytest.raises(ValueError, match=message):
         check_data(coco, ('train',))
 
 

@@ -43,6 +43,9 @@ def mend_coco(
         mend_annotations(notes, content, classes, masks, use)
     elif not notes.refused and use == 'score':
         notes.note('warning', 'no annotations', 'has no annotations: there is nothing to score')
+    elif not notes.refused and use == 'train':
+        has = 'has no annotations: all its images are background'
+        notes.note('warning', 'no annotations', has)
     return notes.findings
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from mmengine.registry import METRICS
 from ..findings import DataError, Finding, list_some
 from ..nodes import find_class, find_datasets, find_nodes, type_name
 from .content import mend_coco
-from .files import read_class_names, read_coco
+from .files import has_annotations, read_class_names, read_coco
 from .masks import to_number
 from .types import classes_of, coco_class, joins_img_prefix, keeps_order
 
@@ -35,6 +36,11 @@ def find_coco_faults(
     if cls is None or not file.is_file():
         return
     classes = classes_of(dataset)
+    again = [name for name, count in Counter(classes or ()).items() if count > 1]
+    if again:
+        message = f'{setting}.metainfo.classes must name each class once, got twice: '
+        message += list_some(again)
+        yield Finding('class twice', str(file), message, count=len(again))
     prefix = dataset.get('data_prefix')
     if 'img' not in (prefix or ()) and joins_img_prefix(cls):
         message = f'{setting}.data_prefix must have img, the folder of the images, got {prefix}'
@@ -50,6 +56,27 @@ def find_coco_faults(
             yield from mend_coco(content, f'{setting}.ann_file', str(file), classes, masks, use)
     except DataError as error:
         yield Finding('no COCO file', str(file), str(error))
+
+
+def find_lack_of_objects(cfg: Config) -> Iterator[Finding]:
+    """Find out whether none of the files to train with has annotations.
+
+    One of several files may have none: its images are background, or unlabeled.
+
+    Args:
+        cfg: Config of a whole experiment.
+
+    Yields:
+        A finding if there is nothing to train with.
+    """
+    datasets = dict(find_datasets(cfg.get('train_dataloader'), 'train_dataloader'))
+    files = {f'{setting}.ann_file': _ann_file_of(node) for setting, node in datasets.items()}
+    if not datasets or not all(map(coco_class, datasets.values())):
+        return
+    if all(file.is_file() and not has_annotations(file) for file in files.values()):
+        named = ' or '.join(f'{setting} {file}' for setting, file in files.items())
+        file = str(next(iter(files.values())))
+        yield Finding('no annotations', file, f'{named} must have annotations to train with')
 
 
 def find_evaluator_faults(cfg: Config, split: str, thorough: bool = False) -> Iterator[Finding]:
@@ -143,14 +170,24 @@ def _compare_images(setting: str, file: Path, others: dict[str, Path]) -> Iterat
             yield Finding('image ids of several files', str(other), message, count=len(again))
             return
         predicted |= images
+    lost = [image for image in predicted if image not in scored]
+    added = [image for image in scored if image not in predicted]
+    if lost and set(map(str, lost)) == set(map(str, added)):
+        where = ', '.join(f'{name}.ann_file {other}' for name, other in others.items())
+        message = (
+            f'{setting} {file} must have the image ids of {where} as they are there, numbers or '
+            f'strings, but has {added[0]!r} for {lost[0]!r}'
+        )
+        yield Finding('type of image ids', str(file), message, count=len(lost))
+        return
     kinds = {
-        'are not in it': [image for image in predicted if image not in scored],
+        'are not in it': lost,
         'have another file_name or size': [
             image
             for image in predicted
             if image in scored and _differ(scored[image], predicted[image])
         ],
-        'are only in it': [image for image in scored if image not in predicted],
+        'are only in it': added,
     }
     faults = [
         f'{len(ids)} {what} ({list_some(list(map(str, ids)))})'

@@ -4,6 +4,7 @@ import gc
 import json
 import mmap
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from ..findings import DataError
 
 CATEGORIES = b'"categories"'
+FIRST_ANNOTATION = re.compile(rb'"annotations"\s*:\s*\[\s*\{')
 LONGEST_LIST = 1 << 24  # bytes: sixteen times the list of LVIS's 1,203 categories
 
 
@@ -71,6 +73,19 @@ def read_class_names(ann_file: Path) -> list[str]:
     Raises:
         DataError: If the file has no list of categories.
     """
+    names = _last_class_names(ann_file)
+    if not names:  # The word may also be one of a user's own, deeper in the file.
+        try:
+            names = _names_of(read_coco(ann_file, 'ann_file')['categories'])
+        except (DataError, TypeError, KeyError):
+            names = None
+    if names is None:
+        raise DataError(f'ann_file {ann_file} has no list "categories" with names, as COCO has it')
+    return names
+
+
+def _last_class_names(ann_file: Path) -> list[str] | None:
+    """Return the names in the last list of categories of a file, None if it is no such list."""
     try:
         with (
             open(ann_file, 'rb') as file,
@@ -80,8 +95,26 @@ def read_class_names(ann_file: Path) -> list[str]:
             tail = text[at + len(CATEGORIES) : at + LONGEST_LIST] if at >= 0 else b''
         colon_and_list = tail.decode(errors='ignore').lstrip()
         categories = json.JSONDecoder().raw_decode(colon_and_list[1:].lstrip())[0]
-        return [category['name'] for category in categories]
-    except (ValueError, TypeError, KeyError) as error:
-        raise DataError(
-            f'ann_file {ann_file} has no list "categories" with names, as COCO has it'
-        ) from error
+        return _names_of(categories) if all('id' in category for category in categories) else None
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _names_of(categories: list[dict]) -> list[str]:
+    return [category['name'] for category in categories]
+
+
+def has_annotations(ann_file: Path) -> bool:
+    """Return whether a file has annotations, or cannot be read; most files are not read for it."""
+    with (
+        suppress(ValueError),  # an empty file
+        open(ann_file, 'rb') as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text,
+    ):
+        if FIRST_ANNOTATION.search(text):
+            return True
+    try:
+        content = read_coco(ann_file, 'ann_file')
+    except DataError:
+        return True
+    return not isinstance(content, dict) or bool(content.get('annotations'))

@@ -65,6 +65,11 @@ class CocoNotes:
         message = f'{self.setting} {self.file} {has}'
         self.findings.append(Finding(kind, self.file, message, level, count, tuple(names)))
 
+    def reasons_to_leave_out(self) -> list[str]:
+        """Return what the annotations have that mmdet leaves out."""
+        start = f'{self.setting} {self.file} '
+        return [f.message.removeprefix(start) for f in self.findings if LEFT_OUT in f.message]
+
     def _name(self, place: int) -> str:
         item = self.items[place]
         return f'{self.label} {item[self.label]}' if self.label in item else f'number {place + 1}'

@@ -45,6 +45,8 @@ def mend_annotations(
     whole = fits & ~crowd
     if known.any() and not whole.any() and use != 'predict':
         has = 'must have an annotation that can be used, but all are left out or crowds'
+        reasons = notes.reasons_to_leave_out()
+        has += f': it {"; it ".join(reasons)}' if reasons else ''
         notes.note('error', 'nothing to use', has, int(known.sum()))
     _mend_ids(notes, items)  # last: the findings name annotations by the ids in the file
     count = np.bincount(category[whole], minlength=len(categories))

@@ -163,6 +163,11 @@ def test_the_evaluator_must_have_the_images_of_the_data_set(cfg, tmp_path):
     assert compare((0,)) == [" 1 are not in it ('1')"]
     assert compare(names='{}.jpg') == [" 2 have another file_name or size ('0', '1')"]
     assert compare((5,), categories=CATEGORIES[:1]) != []
+    compare(('0', '1'))  # in a list of names, they look the same
+    (finding,) = find_evaluator_faults(cfg, 'val')
+    assert (finding.kind, finding.count) == ('type of image ids', 2)
+    assert finding.message.endswith("numbers or strings, but has '0' for 0")
+    assert compare(('0', '2')) == [" 2 are not in it ('0', '1'), 2 are only in it ('0', '2')"]
     sizes = [('96', '128'), (96.0, 128), (None, 128)]  # an unknown size is no other one
     for height, width in sizes:
         images = [dict(id=i, file_name=f'{i}.png', height=height, width=width) for i in (0, 1)]
