@@ -8,6 +8,8 @@ from .masks import FINE, MENDED, bounding_box, mask_area, mend_segmentation, to_
 from .notes import LEFT_OUT, CocoNotes, numbers_of, set_numbers
 
 BEYOND = 1.0  # pixels: how far a box may reach beyond its image without a word
+LEAST_OVERLAP = 0.1  # of the boxes of most annotations and those of their masks, over their union
+MANY = 1000  # annotations: enough to see what most are like
 
 
 def mend_boxes(notes: CocoNotes, items: list[dict]) -> np.ndarray:
@@ -102,6 +104,32 @@ def check_boxes(
         'warning', 'box beyond the image', beyond, 'with a box that reaches beyond the image', rule
     )
     return fits
+
+
+def compare_masks(
+    notes: CocoNotes, items: list[dict], boxes: np.ndarray, places: list[int]
+) -> None:
+    """Find out whether most of some segmentations have nothing to do with their boxes."""
+    for looked_at in (places[:: len(places) // MANY + 1], places):
+        apart = [
+            place for place in looked_at if _overlap(items[place], boxes[place]) < LEAST_OVERLAP
+        ]
+        if 2 * len(apart) <= len(looked_at):
+            return
+    has = 'whose "segmentation" and "bbox" hardly overlap'
+    rule = 'both are of the same object, in pixels of the image'
+    notes.say('warning', 'segmentation elsewhere', apart, has, rule)
+
+
+def _overlap(item: dict, box: np.ndarray) -> float:
+    """Return the overlap of a box and that of a mask over their union, both a pixel larger."""
+    of_mask = bounding_box(item['segmentation'])
+    if of_mask is None:
+        return 1.0
+    starts = np.array((box[:2], of_mask[:2])) - 1
+    ends = np.array((box[:2] + box[2:], np.add(of_mask[:2], of_mask[2:]))) + 1
+    inside = np.prod(np.maximum(ends.min(0) - starts.max(0), 0))
+    return float(inside / (np.prod(ends - starts, 1).sum() - inside))
 
 
 def mend_areas(notes: CocoNotes, items: list[dict], boxes: np.ndarray) -> None:

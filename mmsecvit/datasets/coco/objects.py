@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..findings import list_some
-from .boxes import check_boxes, check_repeats, mend_areas, mend_boxes
+from .boxes import check_boxes, check_repeats, compare_masks, mend_areas, mend_boxes
 from .masks import EMPTY, FINE, MENDED, SHORT, UNUSABLE, mend_segmentation, to_number
 from .notes import LEFT_OUT, CocoNotes, is_id, numbers_of, set_numbers
 
@@ -183,3 +183,7 @@ def _mend_masks(
     )
     has = 'whose "segmentation" is no list of polygons, or has too short ones'
     notes.say('mended', 'segmentation', places[MENDED], has, 'what makes a polygon counts')
+    unlike = {*places[EMPTY], *places[SHORT], *places[UNUSABLE]}
+    compare_masks(
+        notes, items, boxes, [i for i in np.flatnonzero(which).tolist() if i not in unlike]
+    )

@@ -291,6 +291,37 @@ def test_shares_of_the_image_are_refused(content):
     assert error.message.endswith('and these look like shares of the image')
 
 
+@pytest.mark.parametrize(
+    'polygon',
+    [
+        [10 / 128, 20 / 96, 40 / 128, 20 / 96, 40 / 128, 50 / 96],  # shares of the image
+        [80, 60, 110, 60, 110, 90],
+        [0, 0, 5, 0, 5, 5],
+    ],
+)
+def test_masks_away_from_most_boxes_are_said(content, polygon):
+    for annotation in content['annotations'][:2]:
+        annotation['segmentation'] = [polygon]
+    assert find(content) == {}  # of half of them: some are wrong in good files
+    content['annotations'][2]['segmentation'] = [polygon]
+    assert find(content) == {'segmentation elsewhere': ('warning', 3)}
+    assert find(content, use='score') == {'segmentation elsewhere': ('warning', 3)}
+    assert find(content, masks=False) == {}
+
+
+def test_masks_of_a_part_of_a_box_are_fine(content):
+    size = 96, 128
+    pixels = np.zeros(size, np.uint8)
+    pixels[30, 11] = 1
+    counts = np.diff(np.flatnonzero(np.diff(pixels.T.ravel())), prepend=-1, append=pixels.size - 1)
+    for annotation in content['annotations']:
+        annotation['segmentation'] = [[12, 22, 25, 22, 25, 38]]  # what is seen of a hidden object
+    content['annotations'][3]['bbox'] = [12, 31, 1, 1]
+    content['annotations'][3]['segmentation'] = dict(size=[*size], counts=counts.tolist())
+    content['annotations'][3]['area'] = 1
+    assert find(content) == {}
+
+
 def test_crowds_only_are_refused(content):
     for annotation in content['annotations']:
         annotation['iscrowd'] = 1
