@@ -14,6 +14,7 @@ from .best_metric import check_monitored_metrics, find_schedulers
 from .class_counts import check_class_counts
 from .config import ConfigError
 from .metric_options import check_metric_options
+from .schedules import check_schedules
 
 # What a data loader without worker processes does not take.
 OF_WORKERS = ('persistent_workers', 'prefetch_factor', 'timeout', 'multiprocessing_context')
@@ -43,7 +44,7 @@ def check_settings(cfg: Config, splits: Iterable[str]) -> list[str]:
         _check_windows(cfg, splits)
     if 'train' in splits:
         _check_layer_decay(cfg)
-        messages += [*check_monitored_metrics(cfg), *_check_schedule(cfg)]
+        messages += [*check_monitored_metrics(cfg), *_check_schedule(cfg), *check_schedules(cfg)]
     return messages
 
 
