@@ -47,6 +47,7 @@ def test_schedules_that_do_not_fit_the_run_are_said(by_epoch, length, schedule, 
         (True, 12, dict(type='LinearLR', by_epoch=False, end=12)),
         (True, 12, dict(type=COSINE, by_epoch=False, T_max=90000)),
         (True, 12, dict(type=STEPS, milestones=[8, 12])),
+        (True, 3, dict(type=STEPS, milestones=[1, 2], end=12)),
         (False, 80000, dict(type=POLY, end=80000, begin=1500, by_epoch=False)),
         (False, 80000, dict(type=STEPS, milestones=[8, 12])),  # said elsewhere
     ],
