@@ -16,6 +16,7 @@ from .label_maps import find_label_faults
 from .nodes import find_datasets, find_nodes, is_local
 from .samples import Track, find_damage, reads_local_files
 from .unlabeled import find_missing_labels
+from .voc import find_voc_faults
 
 
 def check_data(cfg: Config, splits: Iterable[str]) -> list[str]:
@@ -69,6 +70,8 @@ def find_faults(
             if is_local(metric, path) and not Path(path).exists():
                 message = f'{setting}.ann_file must exist, but {path} does not'
                 yield Finding(MISSING, path, message)
+        if cfg.default_scope == 'mmdet':
+            yield from _catch(find_voc_faults(cfg, split))
         if cfg.default_scope == 'mmdet' and split == 'train':
             yield from _catch(find_lack_of_objects(cfg))
         elif cfg.default_scope == 'mmdet':
