@@ -57,7 +57,7 @@ def check_class_counts(cfg: Config, splits: Iterable[str]) -> list[str]:
         return []
     messages: list[str] = []
     model = cfg.get('model') or {}
-    heads = list(_find_heads(model, 'model', HEADS[scope]))
+    heads = list(find_heads(model, 'model', HEADS[scope]))
     for classes in _find_classes(cfg, splits):
         for setting, head in heads:
             messages += _compare(setting, head, classes, scope)
@@ -113,18 +113,25 @@ def _find_classes(cfg: Config, splits: Iterable[str]) -> Iterator[Classes]:
                 yield classes
 
 
-def _find_heads(
+def find_heads(
     node: object, setting: str, names: tuple[str, ...]
 ) -> Iterator[tuple[str, ConfigDict]]:
-    """Yield heads with a number of classes, also from lists and from models inside a model."""
+    """Yield heads with a number of classes, also from lists and from models inside a model.
+
+    Raises:
+        ConfigError: If a number of classes is a string, or is not an integer.
+    """
     if isinstance(node, dict):
-        if setting.split('.')[-1] in names and isinstance(node.get('num_classes'), int):
+        number = node.get('num_classes') if setting.split('.')[-1] in names else None
+        if isinstance(number, (float, str)):
+            raise ConfigError(f'{setting}.num_classes must be an integer, got {number!r}')
+        if isinstance(number, int):
             yield setting, node
         for name, child in node.items():
-            yield from _find_heads(child, f'{setting}.{name}', names)
+            yield from find_heads(child, f'{setting}.{name}', names)
     elif isinstance(node, (list, tuple)):
         for child in node:
-            yield from _find_heads(child, setting, names)
+            yield from find_heads(child, setting, names)
 
 
 def _compare(setting: str, head: ConfigDict, classes: Classes, scope: str) -> list[str]:
@@ -136,7 +143,7 @@ def _compare(setting: str, head: ConfigDict, classes: Classes, scope: str) -> li
     if head.num_classes == wanted or type_name(head) in OTHER_CLASSES:
         return []
     # One output tells two classes apart: mmseg does not use num_classes then.
-    if scope == 'mmseg' and wanted == 2 and _count_outputs(head) == 1:
+    if scope == 'mmseg' and wanted == 2 and count_outputs(head) == 1:
         return []
     message = f'be the number of classes in {classes.setting}, {wanted}, but is {head.num_classes}'
     # Detectors get labels from names. Others get numbers, from files that may use fewer classes.
@@ -176,7 +183,7 @@ def _check_order(cfg: Config, classes: Classes) -> None:
             )
 
 
-def _count_outputs(head: ConfigDict) -> int:
+def count_outputs(head: ConfigDict) -> int:
     """Return the number of outputs of a segmenter's head."""
     return head.get('out_channels') or head.num_classes
 
@@ -188,7 +195,7 @@ def _check_segmentation_loss(setting: str, head: ConfigDict) -> None:
     softmax = [
         type_name(loss) == 'CrossEntropyLoss' and not loss.get('use_sigmoid') for loss in losses
     ]
-    if _count_outputs(head) == 1 and all(softmax):
+    if count_outputs(head) == 1 and all(softmax):
         raise ConfigError(
             f'{setting}.num_classes must be at least 2 with softmax, which gives 1 for the only '
             f'class whatever it sees, got {head.num_classes} with one output: count the background '

@@ -13,6 +13,7 @@ from ..datasets.nodes import find_class
 from .best_metric import check_monitored_metrics, find_schedulers
 from .class_counts import check_class_counts
 from .config import ConfigError
+from .losses import check_losses
 from .metric_options import check_metric_options
 from .schedules import check_schedules
 
@@ -44,6 +45,7 @@ def check_settings(cfg: Config, splits: Iterable[str]) -> list[str]:
         _check_windows(cfg, splits)
     if 'train' in splits:
         _check_layer_decay(cfg)
+        check_losses(cfg)
         messages += [*check_monitored_metrics(cfg), *_check_schedule(cfg), *check_schedules(cfg)]
     return messages
 

@@ -50,6 +50,15 @@ def test_a_detection_head_of_another_number_of_classes_is_named():
     assert refusal(detector(inside)).startswith('model.detector.bbox_head.num_classes must')
 
 
+@pytest.mark.parametrize('number', [3.0, 'three'])
+def test_a_number_of_classes_is_an_integer(number):
+    message = f'num_classes must be an integer, got {number!r}'
+    assert refusal(detector(dict(bbox_head=dict(num_classes=number)))) == (
+        f'model.bbox_head.{message}'
+    )
+    assert refusal(classifier(dict(head=dict(num_classes=number)))) == f'model.head.{message}'
+
+
 def test_data_sets_inside_others_are_compared():
     cfg = detector(dict(bbox_head=dict(num_classes=3)))
     inner = cfg.train_dataloader.dataset
