@@ -1,10 +1,12 @@
 """Test with augmentation: what ``tools/test.py --tta`` adds."""
 
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from ..datasets import type_name
 from ..datasets.nodes import find_nodes
 from ..errors import InputError
 
@@ -41,6 +43,32 @@ def _add_flip(pipeline: list) -> list:
         pack.meta_keys = (*pack.meta_keys, 'flip', 'flip_direction')
     flips = [dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)]
     return [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
+
+
+def find_lost_changes(cfg: Config, splits: Iterable[str]) -> Iterator[str]:
+    """Find what moves the objects of a detector's test images, which mmdet does not undo.
+
+    Yields:
+        Sentences for the log.
+    """
+    if cfg.get('default_scope') != 'mmdet':
+        return
+    for name in [f'{split}_dataloader' for split in splits if split != 'train']:
+        for setting, dataset in find_nodes(cfg.get(name), name, lambda node: 'pipeline' in node):
+            kinds = [type_name(step) for step in dataset.pipeline or () if _moves_objects(step)]
+            if kinds:
+                yield (
+                    f'{setting}.pipeline should be without {", ".join(kinds)}: mmdet compares the '
+                    'boxes of a changed image with those of the original one, so that AP is too '
+                    'low.'
+                )
+
+
+def _moves_objects(step: ConfigDict) -> bool:
+    if type_name(step) == 'RandomFlip':
+        prob = step.get('prob') or 0
+        return sum(prob if isinstance(prob, (list, tuple)) else [prob]) > 0
+    return type_name(step) == 'RandomCrop'
 
 
 def check_merging(model: Any) -> None:

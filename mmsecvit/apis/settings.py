@@ -10,6 +10,7 @@ from mmengine.registry import MODELS
 
 from ..datasets import type_name
 from ..datasets.nodes import find_class
+from .augmentation import find_lost_changes
 from .best_metric import check_monitored_metrics, find_schedulers
 from .class_counts import check_class_counts
 from .config import ConfigError
@@ -41,6 +42,7 @@ def check_settings(cfg: Config, splits: Iterable[str]) -> list[str]:
     splits = list(splits)
     messages = [*_mend_loaders(cfg, splits), *_mend_pretrained(cfg)]
     messages += [*check_class_counts(cfg, splits), *check_metric_options(cfg, splits)]
+    messages += find_lost_changes(cfg, splits)
     if cfg.get('default_scope') == 'mmseg':
         _check_windows(cfg, splits)
     if 'train' in splits:
