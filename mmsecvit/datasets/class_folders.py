@@ -209,7 +209,7 @@ def _find_list_faults(
         try:
             name, label = _parse(line) if data.with_label else (line, 0)
         except ValueError:
-            odd.append(f'line {i}: {line[:80]!r}')
+            odd.append(f'line {i}: {line[:80]!r}' if line.strip() else f'line {i} is blank')
             continue
         samples.append(dict(img_path=str(Path(data.img_prefix, name))))
         labels.add(label)

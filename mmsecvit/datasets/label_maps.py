@@ -57,6 +57,8 @@ def find_label_faults(
         yield from others
         if any(finding.level == 'error' for finding in others):
             return
+    elif type(data).load_data_list is BaseSegDataset.load_data_list:
+        yield from _find_blank_lines(f'{setting}.ann_file', Path(data.ann_file))
     samples = load_samples(setting, data)
     if not samples or 'img_path' not in samples[0]:
         return
@@ -79,6 +81,15 @@ def _is_of_mmseg(loader: ConfigDict) -> bool:
 
     cls = find_class(loader, TRANSFORMS, SCOPE)
     return isinstance(cls, type) and issubclass(cls, LoadAnnotations)
+
+
+def _find_blank_lines(setting: str, file: Path) -> Iterator[Finding]:
+    lines = file.read_text().splitlines() if file.is_file() else ['a folder, which mmseg accepts']
+    blank = [str(i) for i, line in enumerate(lines, 1) if not line.strip()]
+    if blank or not lines:
+        has = f'line {blank[0]} of {len(lines)} is blank' if blank else 'it is empty'
+        message = f'{setting} {file} must name an image in each line, but {has}'
+        yield Finding('blank line', str(file), message, count=len(blank) or 1)
 
 
 def _find_other_suffixes(setting: str, data: Any) -> Iterator[Finding]:

@@ -168,6 +168,12 @@ def test_labels_of_a_list_are_compared_with_the_classes(listed, tmp_path, labels
         check_data(listed, ('train',))
 
 
+def test_a_blank_line_of_a_list_is_named(listed, tmp_path):
+    write_list(tmp_path, [f'{name}/x.jpg {i}' for i, name in enumerate(NAMES)] + ['', ''])
+    with pytest.raises(ValueError, match='of 4 lines of .* 1 have not, line 4 is blank$'):
+        check_data(listed, ('train',))
+
+
 def test_images_and_lists_that_do_not_exist_are_named(listed, tmp_path):
     write_list(tmp_path, ['daisy/x.jpg 0', 'daisy/y.jpg 0'])
     message = 'ann_file must name files that exist, but 1 of 2 do not, .*/train/daisy/y.jpg'

@@ -381,3 +381,17 @@ def test_links_of_folders_are_followed(streets, tmp_path):
     assert kinds(streets) == {}
     (tmp_path / 'img_city/1.jpg').rename(tmp_path / 'img_city/1.JPG')
     assert kinds(streets) == {'other suffix': ('warning', 1)}
+
+
+@pytest.mark.parametrize(
+    ('lines', 'has'),
+    [('0\n1\n\n', 'line 3 of 3 is blank'), ('\n', 'line 1 of 1'), ('', 'it is empty')],
+)
+def test_blank_lines_of_a_list_are_named(streets, tmp_path, lines, has):
+    dataset = streets.train_dataloader.dataset
+    dataset.ann_file = 'train.txt'
+    (tmp_path / 'train.txt').write_text(lines)
+    with pytest.raises(ValueError, match=f'ann_file {tmp_path}/train.txt must name .*, but {has}'):
+        check_data(streets, ('train',))
+    (tmp_path / 'train.txt').write_text('0\n1\n')
+    assert check_data(streets, ('train',)) == []
