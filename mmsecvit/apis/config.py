@@ -1,8 +1,11 @@
 """Read configs, and change in them what the command line asks for."""
 
+import inspect
 import os
+import warnings
 from argparse import ArgumentParser
 from collections.abc import Iterable
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +13,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.runner import Runner
 
 from ..checkpoints import CheckpointError, CheckpointReader
 from ..datasets import type_name
@@ -17,6 +21,21 @@ from ..engine.hooks import find_last_checkpoint, list_regular_checkpoints
 from ..errors import InputError
 
 TOOLBOXES = ('mmdet', 'mmseg', 'mmpretrain')
+# What configs may have beside the arguments of mmengine's Runner.
+TOP_LEVEL = (
+    'activation_checkpointing',
+    'compile',
+    'custom_imports',
+    'detect_anomalous_params',
+    'efficient_conv_bn_eval',
+    'find_unused_parameters',
+    'model_wrapper_cfg',
+    'runner_type',
+    'strategy',
+    'sync_bn',
+    'tta_model',
+    'tta_pipeline',
+)
 # Transforms of mmpretrain that crop to a size.
 ONE_SIZE = ('RandomResizedCrop', 'EfficientNetRandomCrop', 'EfficientNetCenterCrop', 'CenterCrop')
 
@@ -78,12 +97,28 @@ def load_config(
         raise FileNotFoundError(f'config {config} does not exist')
     cfg = _read_config(config)
     cfg.launcher = launcher
+    _warn_of_unknown(cfg, cfg_options or {})
     cfg.merge_from_dict(cfg_options or {})
     toolbox = find_toolbox(cfg.get('model') or {})
     if toolbox and cfg.get('default_scope') is None:
         cfg.default_scope = toolbox
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}'
     return cfg
+
+
+def _warn_of_unknown(cfg: Config, options: dict) -> None:
+    """Warn of options whose first part is nothing that a config has, such as a misspelled one."""
+    known = {*cfg.keys(), *inspect.signature(Runner).parameters, *TOP_LEVEL}
+    for option in options:
+        first = option.partition('.')[0]
+        if first not in known:
+            similar = get_close_matches(first, known, 1)
+            hint = f'; {similar[0]} may be meant' if similar else ''
+            warnings.warn(
+                f'cfg_options has {option}, but neither the config nor mmengine has {first}, so '
+                f'that it may have no effect{hint}.',
+                stacklevel=3,
+            )
 
 
 def _read_config(config: str | Path) -> Config:

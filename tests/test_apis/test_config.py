@@ -253,3 +253,17 @@ def test_a_module_that_is_not_found_is_named(tmp_path):
         patch.syspath_prepend(tmp_path)
         with pytest.raises(ImportError):
             load_config(config)
+
+
+def test_options_with_an_unknown_first_part_are_said(tmp_path, recwarn):
+    config = tmp_path / 'mine.py'
+    config.write_text('train_dataloader = dict(batch_size=1)\nclasses = ["a"]\n')
+    known = {'train_dataloader.batch_size': 2, 'classes': ['b'], 'compile': True, 'resume': True}
+    load_config(config, cfg_options={**known, 'load_from': 'x.pth', 'randomness.seed': 0})
+    assert not [warning for warning in recwarn if 'cfg_options' in str(warning.message)]
+    message = (
+        'cfg_options has train_dataloder.batch_size, but neither the config nor mmengine has '
+        'train_dataloder, so that it may have no effect; train_dataloader may be meant.'
+    )
+    with pytest.warns(UserWarning, match=re.escape(message)):
+        load_config(config, cfg_options={'train_dataloder.batch_size': 2})
