@@ -1,7 +1,7 @@
 """Check the batches of a run before its first step, once its data sets and its model are built."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -86,7 +86,7 @@ def find_starved_norm(runner: Runner, loader: Any) -> str | None:
         and not (isinstance(module, nn.SyncBatchNorm) and get_world_size() > 1)
     ]
     try:
-        with _same_random_numbers(), torch.no_grad():
+        with same_random_numbers(), torch.no_grad():
             batch = loader.collate_fn([loader.dataset[0]])
             preprocess: Any = network.data_preprocessor
             images = preprocess(batch, training=True)['inputs']
@@ -102,11 +102,15 @@ def find_starved_norm(runner: Runner, loader: Any) -> str | None:
 
 
 @contextmanager
-def _same_random_numbers() -> Iterator[None]:
-    """Let what follows draw the random numbers that it would draw without this."""
+def same_random_numbers(devices: Sequence[int] | None = None) -> Iterator[None]:
+    """Let what follows draw the random numbers that it would draw without this.
+
+    Args:
+        devices: The GPUs to include. Defaults to all.
+    """
     states = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices):
             yield
     finally:
         random.setstate(states[0])

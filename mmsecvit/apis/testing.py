@@ -13,6 +13,7 @@ from .augmentation import check_merging, set_tta
 from .batches import check_image_sizes
 from .class_names import check_trained_classes
 from .config import fill_in_loaders, load_config, set_visualization
+from .first_samples import check_first_samples
 from .pictures import keep_folders
 from .runner import build_runner
 from .settings import check_display, check_settings
@@ -90,6 +91,7 @@ def test(
             keep_folders(runner)
         if out is not None:
             runner.test_evaluator.metrics.append(_dump(cfg.default_scope, out))
+        check_first_samples(runner, 'test')
         check_image_sizes(runner, 'test')
         return runner.test()
 

@@ -20,6 +20,7 @@ from .config import (
     set_resume,
     set_tensorboard,
 )
+from .first_samples import check_first_samples
 from .pretrained import set_pretrained, starts_from_scratch
 from .runner import build_runner
 from .settings import check_settings
@@ -105,6 +106,8 @@ def train(
                 'The backbone trains from scratch, and frozen stages keep random weights: give it '
                 'weights with --pretrained PATH, or continue an earlier run with --resume.'
             )
+        for split in ('train', 'val'):
+            check_first_samples(runner, split)
         check_training_batches(runner)
         check_image_sizes(runner, 'val')
         runner.train()
