@@ -126,7 +126,7 @@ def _make_sample(setting: str, dataset: BaseDataset) -> Any:
 
 def _reads_store(transform: Any) -> bool:
     names = ('backend_args', 'file_client_args')
-    chosen = next(filter(None, (getattr(transform, name, None) for name in names)), {})
+    chosen: dict = next(filter(None, (getattr(transform, name, None) for name in names)), {})
     return chosen.get('backend', 'local') not in LOCAL_BACKENDS
 
 
@@ -203,8 +203,8 @@ def _find_missing_labels(
     if labels is None:
         yield 'give label images, as LoadAnnotations does, since IoUMetric compares with them'
     elif type(model).postprocess_result is BaseSegmentor.postprocess_result:
-        own, original = tuple(labels.shape), tuple(known.get('ori_shape'))[:2]
-        if own != original:
+        own, original = tuple(labels.shape), tuple(known.get('ori_shape', ()))[:2]
+        if original and own != original:
             yield (
                 f'leave label images as they are (LoadAnnotations after Resize, and no crop), '
                 f'since IoUMetric compares in the size of the image, {original[1]}x{original[0]}, '
