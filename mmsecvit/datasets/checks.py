@@ -11,9 +11,9 @@ from .class_folders import find_class_faults
 from .class_order import find_other_numbers, find_other_zeros
 from .coco import find_coco_faults, find_evaluator_faults, find_lack_of_objects
 from .file_backend import LOADERS
-from .findings import MISSING, DataError, Finding, must_exist, report
+from .findings import MISSING, DataError, Finding, must_be_path, must_exist, report
 from .label_maps import find_label_faults
-from .nodes import find_datasets, find_nodes, is_local
+from .nodes import find_datasets, find_nodes, is_local, type_name
 from .samples import Track, find_damage, reads_local_files
 from .unlabeled import find_missing_labels
 from .voc import find_voc_faults
@@ -135,4 +135,8 @@ def _check_dataset(setting: str, dataset: ConfigDict) -> None:
             )
     if not dataset.get('ann_file'):
         return
-    must_exist(f'{setting}.ann_file', Path(root, dataset.ann_file))
+    must_be_path(f'{setting}.ann_file', dataset.ann_file)
+    path = Path(root, dataset.ann_file)
+    must_exist(f'{setting}.ann_file', path)
+    if path.is_dir() and type_name(dataset) in ('CocoDataset', 'CheckedCocoDataset'):
+        raise DataError(f'{setting}.ann_file must be a file, but {path} is a folder')

@@ -8,7 +8,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.fileio import list_dir_or_file
 from mmengine.registry import DATASETS
 
-from .findings import MISSING, Finding, list_some
+from .findings import MISSING, Finding, list_some, must_be_path
 from .images import IMAGE_SUFFIXES
 from .nodes import find_class, find_datasets, is_local
 from .samples import (
@@ -69,6 +69,7 @@ def _build(setting: str, dataset: ConfigDict) -> Any:
     cls: Any = find_class(dataset, DATASETS, SCOPE)
     if getattr(cls, 'load_data_list', None) is not CustomDataset.load_data_list:
         return None
+    must_be_path(f'{setting}.ann_file', dataset.get('ann_file'))
     return build_lazily(setting, dataset, SCOPE)
 
 
@@ -202,6 +203,10 @@ def _find_list_faults(
     """Find lines of a list that are no path and label, labels out of range, absent images."""
     setting = f'{setting}.ann_file'
     lines = Path(data.ann_file).read_text().splitlines()
+    if not lines:
+        message = f'{setting} must have a line for each image, but {data.ann_file} is empty'
+        yield Finding('empty list', str(data.ann_file), message)
+        return
     number = _num_classes(cfg) or 0  # pretraining without classes does not use the labels
     samples, labels = [], set()
     odd, outside = [], []
@@ -232,6 +237,16 @@ def _find_list_faults(
             f'{setting} must have labels from 0 to {number - 1}, for {number} classes, but of '
             f'{len(lines)} lines of {data.ann_file} {len(outside)} have others, {outside[0]}'
             + ('; count the classes from 0' if from_one else ''),
+        )
+    names = dict(enumerate(data.CLASSES or ()))
+    unused = [str(names.get(i, i)) for i in range(number) if i not in labels]
+    if unused and data.with_label and not odd and not outside:
+        yield Finding.of(
+            unused,
+            'class without images',
+            str(data.ann_file),
+            f'{data.ann_file} ({setting}) has no image of {list_some(unused)}',
+            'warning',
         )
     if track is None and reads_local_files(dataset):  # otherwise, all images are read
         chosen = list(select(samples, None, 10 * MAX_SAMPLES))

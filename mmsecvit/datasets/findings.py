@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Literal
 
@@ -71,6 +72,12 @@ def must_exist(setting: str, path: str | Path) -> None:
     """Raise a FileNotFoundError unless a path of a setting exists."""
     if not Path(path).exists():
         raise FileNotFoundError(f'{setting} must exist, but {path} does not')
+
+
+def must_be_path(setting: str, path: object) -> None:
+    """Raise a DataError if the path of a setting is given, but is of another type."""
+    if path and not isinstance(path, (str, PathLike)):
+        raise DataError(f'{setting} must be the path of one file, got {path!r:.200}')
 
 
 def list_some(names: list[str]) -> str:

@@ -174,6 +174,23 @@ def test_a_blank_line_of_a_list_is_named(listed, tmp_path):
         check_data(listed, ('train',))
 
 
+def test_classes_without_images_in_a_list_are_suspicious(listed, tmp_path):
+    write_list(tmp_path, ['daisy/x.jpg 0', 'tulip/x.jpg 2'])
+    (warning,) = check_data(listed, ('train',))
+    assert warning == (
+        f"{tmp_path}/train.txt (train_dataloader.dataset.ann_file) has no image of 'rose'"
+    )
+
+
+def test_a_list_is_one_file_with_lines(listed, tmp_path):
+    write_list(tmp_path, [])
+    with pytest.raises(ValueError, match='a line for each image, but .*/train.txt is empty$'):
+        check_data(listed, ('train',))
+    listed.train_dataloader.dataset.ann_file = ['train.txt']
+    with pytest.raises(ValueError, match=r"ann_file must be the path of one file, got \['train.t"):
+        check_data(listed, ('train',))
+
+
 def test_images_and_lists_that_do_not_exist_are_named(listed, tmp_path):
     write_list(tmp_path, ['daisy/x.jpg 0', 'daisy/y.jpg 0'])
     message = 'ann_file must name files that exist, but 1 of 2 do not, .*/train/daisy/y.jpg'

@@ -373,6 +373,12 @@ def test_images_and_label_images_in_another_store_are_not_looked_for(streets, tm
     assert kinds(streets, ('train',)) == {'missing': ('error', 2)}
 
 
+def test_a_list_is_one_file(streets):
+    streets.train_dataloader.dataset.ann_file = ['train.txt', 'val.txt']
+    with pytest.raises(ValueError, match=r"ann_file must be the path of one file, got \['train.t"):
+        check_data(streets, ('train',))
+
+
 def test_links_of_folders_are_followed(streets, tmp_path):
     for kind in ('img', 'ann'):
         (tmp_path / kind / 'train').rename(tmp_path / f'{kind}_city')
