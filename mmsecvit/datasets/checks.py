@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext, suppress
+from itertools import chain
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
@@ -13,6 +14,7 @@ from .coco import find_coco_faults, find_evaluator_faults, find_lack_of_objects
 from .file_backend import LOADERS
 from .findings import MISSING, DataError, Finding, must_be_path, must_exist, report
 from .label_maps import find_label_faults
+from .multi_labels import find_multi_label_faults
 from .nodes import find_datasets, find_nodes, is_local, type_name
 from .samples import Track, find_damage, reads_local_files
 from .unlabeled import find_missing_labels
@@ -100,7 +102,10 @@ def _find_dataset_faults(
     elif local and scope == 'mmseg':
         faults = find_label_faults(setting, dataset, cfg, track)
     elif local and scope == 'mmpretrain':
-        faults = find_class_faults(setting, dataset, cfg, track)
+        faults = chain(
+            find_class_faults(setting, dataset, cfg, track),
+            find_multi_label_faults(setting, dataset, cfg),
+        )
     errors = 0
     for finding in faults:
         errors += finding.level == 'error'
