@@ -63,6 +63,8 @@ def _check_coco(setting: str, metric: ConfigDict) -> Iterator[str]:
             raise ConfigError(f'{setting}.metric_items must be a list of names, got {items!r}')
         _check_names(f'{setting}.metric_items', items, known, (list, tuple))
     numbers = metric.get('proposal_nums', (100, 300, 1000))
+    if metric.get('use_mp_eval'):  # mmdet's own COCOeval takes any
+        numbers = (100, 300, 1000)
     if not isinstance(numbers, (list, tuple)) or len(numbers) < 3:
         raise ConfigError(f'{setting}.proposal_nums must be three numbers, got {numbers}')
     if kinds == {'proposal'}:

@@ -41,6 +41,7 @@ def test_options_that_end_the_first_validation_are_refused(kind, options, messag
         ('CocoMetric', dict(metric=['bbox', 'segm'], classwise=True)),
         ('CocoMetric', dict(metric='proposal_fast', proposal_nums=[10], metric_items=['?'])),
         ('CocoMetric', dict(metric='proposal', proposal_nums=[1, 10, 50], iou_thrs=[0.5])),
+        ('CocoMetric', dict(proposal_nums=[300], use_mp_eval=True)),
         ('CocoMetric', dict(metric_items=('mAP', 'AR@100'), iou_thrs=0.5)),
         ('CocoMetric', dict(format_only=True, outfile_prefix='x', proposal_nums=[1])),
         ('IoUMetric', dict(iou_metrics=('mIoU', 'mFscore'))),
