@@ -100,7 +100,7 @@ def find_classes(setting: str, dataset: ConfigDict, scope: str | None) -> Classe
     video = not given and 'BaseVideoDataset' in bases
     if not isinstance(names, (list, tuple)) or dataset.get('return_classes') or video:
         return None
-    where = f'{setting}.{name}' if given else cls.__name__
+    where = f'{setting}.{name}' if given else f'{setting} ({cls.__name__} without {name})'
     return Classes(where, tuple(names), len(names if things is None else things), given)
 
 

@@ -69,15 +69,17 @@ def test_data_sets_inside_others_are_compared():
 def test_the_classes_of_the_data_sets_type_are_compared():
     message = refusal(detector(dict(bbox_head=dict(num_classes=2)), metainfo=None))
     assert message == (
-        'model.bbox_head.num_classes must be the number of classes in CocoDataset, 80, but is 2'
+        'model.bbox_head.num_classes must be the number of classes in '
+        'train_dataloader.dataset (CocoDataset without metainfo.classes), 80, but is 2'
     )
     cfg = detector(dict(bbox_head=dict(num_classes=2)), type='CheckedCocoDataset', metainfo=None)
-    assert 'classes in CheckedCocoDataset, 80, but is 2' in refusal(cfg)
+    assert '(CheckedCocoDataset without metainfo.classes), 80, but is 2' in refusal(cfg)
     # Label images may have fewer values than the type has names.
     cfg = segmenter(dict(decode_head=dict(num_classes=2)), type='ADE20KDataset', metainfo=None)
     (warning,) = check_class_counts(cfg, ('train',))
     assert warning == (
-        'model.decode_head.num_classes should be the number of classes in ADE20KDataset, 150, '
+        'model.decode_head.num_classes should be the number of classes in '
+        'train_dataloader.dataset (ADE20KDataset without metainfo.classes), 150, '
         'but is 2.'
     )
 
