@@ -239,3 +239,13 @@ def test_absent_folders_of_classes_are_named(folders, tmp_path):
 def test_data_that_a_classifier_downloads_is_left_alone():
     cfg = Config.fromfile(CONFIGS / 'secvit_t_cifar10.py')
     assert check_data(cfg, ('train', 'val')) == []
+
+
+def test_annotations_in_cocos_format_are_one_file(tmp_path):
+    pytest.importorskip('mmdet')
+    dataset = dict(type='CocoDataset', data_root=str(tmp_path), pipeline=[])
+    for path, words in (('.', 'a file, but .* is a folder'), (['a'], 'the path of one file, got')):
+        cfg = Config(dict(default_scope='mmdet'))
+        cfg.train_dataloader = dict(dataset=dict(dataset, ann_file=path))
+        with pytest.raises(ValueError, match=f'train_dataloader.dataset.ann_file must be {words}'):
+            check_data(cfg, ('train',))

@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import METRICS
 
-from ..findings import DataError, Finding, list_some
+from ..findings import DataError, Finding, list_some, must_be_path
 from ..nodes import find_class, find_datasets, find_nodes, type_name
 from .content import mend_coco
 from .files import has_annotations, read_class_names, read_coco
@@ -131,6 +131,7 @@ def _check_scored(
 
 
 def _ann_file_of(dataset: ConfigDict) -> Path:
+    must_be_path('ann_file', dataset.get('ann_file'))
     return Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
 
 
