@@ -1,12 +1,14 @@
 """Compare schedules of the learning rate and of other values with the length of a run."""
 
 from collections.abc import Iterator
+from math import inf
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
 from ..datasets import type_name
 from .best_metric import find_schedulers
+from .config import ConfigError
 
 # Where each kind of schedule says how long its way down is.
 SPANS = dict(CosineAnnealing=('T_max', 'end'), Poly=('end',), MultiStep=('milestones',))
@@ -20,7 +22,14 @@ def check_schedules(cfg: Config) -> Iterator[str]:
 
     Yields:
         Sentences for the log.
+
+    Raises:
+        ConfigError: If a schedule ends before it begins.
     """
+    for name, scheduler in find_schedulers(cfg):
+        begin, end = scheduler.get('begin', 0), scheduler.get('end', inf)
+        if _are_numbers(begin, end) and begin >= end:
+            raise ConfigError(f'{name}.end must be above its begin, {begin}, got {end}')
     train_cfg = cfg.get('train_cfg') or {}
     kind = type_name(train_cfg)
     if kind in ('EpochBasedTrainLoop', 'ResumableEpochLoop') or train_cfg.get('by_epoch') is True:
@@ -37,6 +46,23 @@ def check_schedules(cfg: Config) -> Iterator[str]:
             yield from _compare(name, scheduler, length, f'train_cfg.{limit}, {length}')
         elif by_epoch:
             yield from _compare_units(name, scheduler, length)
+
+
+def check_iterations(cfg: Config, iterations: int) -> Iterator[str]:
+    """Find schedules that count iterations, and do not fit their number in the run.
+
+    Args:
+        cfg: Config of a training in epochs.
+        iterations: Number of iterations of all epochs, which is known once the data are loaded.
+
+    Yields:
+        Sentences for the log.
+    """
+    for name, scheduler in find_schedulers(cfg):
+        if not scheduler.get('by_epoch', True):
+            yield from _compare(
+                name, scheduler, iterations, f'the iterations of the run, {iterations}'
+            )
 
 
 def _compare(name: str, scheduler: ConfigDict, length: int, limit: str) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mmengine.device import get_device
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
 from ..checkpoints import CheckpointReader, check_weights
@@ -23,6 +23,7 @@ from .config import (
 from .first_samples import check_first_samples
 from .pretrained import set_pretrained, starts_from_scratch
 from .runner import build_runner
+from .schedules import check_iterations
 from .settings import check_settings
 from .summary import summarize
 
@@ -109,6 +110,9 @@ def train(
         for split in ('train', 'val'):
             check_first_samples(runner, split)
         check_training_batches(runner)
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+            for message in check_iterations(cfg, runner.train_loop.max_iters):
+                runner.logger.warning(message)
         check_image_sizes(runner, 'val')
         runner.train()
     runner.logger.info(summarize(runner))

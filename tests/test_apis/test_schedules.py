@@ -1,7 +1,8 @@
 import pytest
 from mmengine.config import Config
 
-from mmsecvit.apis.schedules import check_schedules
+from mmsecvit.apis.config import ConfigError
+from mmsecvit.apis.schedules import check_iterations, check_schedules
 
 COSINE, POLY, STEPS = 'CosineAnnealingLR', 'PolyLR', 'MultiStepLR'
 
@@ -54,3 +55,21 @@ def test_schedules_that_do_not_fit_the_run_are_said(by_epoch, length, schedule, 
 )
 def test_schedules_that_fit_are_left_alone(by_epoch, length, schedule):
     assert check(by_epoch, length, schedule) == []
+
+
+def test_a_warmup_in_iterations_is_compared_once_their_number_is_known():
+    warmup = dict(type='LinearLR', start_factor=0.001, by_epoch=False, end=500)
+    steps = dict(type=STEPS, milestones=[8, 11])
+    cfg = Config(dict(train_cfg=dict(max_epochs=12), param_scheduler=[warmup, steps]))
+    assert [*check_iterations(cfg, 500)] == []
+    (warning,) = check_iterations(cfg, 96)
+    assert warning == (
+        'param_scheduler.0.end should be at most the iterations of the run, 96, got 500: the '
+        'warmup does not end.'
+    )
+
+
+def test_a_schedule_that_ends_before_it_begins_is_refused():
+    message = 'param_scheduler.0.end must be above its begin, 5, got 3'
+    with pytest.raises(ConfigError, match=message):
+        check(True, 3, dict(type=COSINE, begin=5, end=3))
