@@ -179,6 +179,19 @@ def wrapper_for_cpus(model_wrapper_cfg: dict | None, cfg: Config) -> dict:
     return dict(model_wrapper_cfg or default, device_ids=None)
 
 
+def takes_saved_tensors_hooks() -> bool:
+    """Return whether hooks on what autograd saves would replace none and are allowed.
+
+    torch <= 2.11 (``saved_tensors_hooks``) calls only the innermost hooks, so that an outer
+    checkpoint, or ``save_on_cpu``, does not get what is saved inside; and ``torch.func`` refuses
+    all hooks. No public function tells of either. It can go when hooks nest.
+    """
+    autograd = torch._C._autograd
+    outer = getattr(autograd, '_top_saved_tensors_default_hooks', lambda ignore_tracing: None)
+    enabled = getattr(autograd, '_saved_tensors_hooks_is_enabled', lambda: True)
+    return enabled() and outer(True) is None
+
+
 def drop_scope_of_visualizer(cfg: Config) -> None:
     """Remove the scope that mmengine writes into a visualizer inherited from another scope.
 

@@ -67,13 +67,14 @@ def check_trained_classes(
             classes = find_classes(setting, dataset, cfg.get('default_scope'))
             if not classes or not isinstance(trained, (list, tuple)):
                 continue
-            pairs = [*zip(classes.names, trained, strict=False)]
-            other = [i for i, (own, old) in enumerate(pairs) if own.lower() != str(old).lower()]
-            if not other or len(classes.names) != len(trained):
+            names, old_names = ([*map(str, each)] for each in (classes.names, trained))
+            pairs = [*zip(names, old_names, strict=False)]
+            other = [i for i, (own, old) in enumerate(pairs) if own.lower() != old.lower()]
+            if not other or len(names) != len(old_names):
                 continue
             own, old = pairs[other[0]]
             has = f'its class {other[0]} is {old!r}, got {own!r}'
-            if sorted(classes.names) == sorted(map(str, trained)):
+            if sorted(names) == sorted(old_names):
                 raise ConfigError(
                     f'{classes.setting} must have the order of the checkpoint {path}: {has}'
                 )
@@ -83,7 +84,9 @@ def check_trained_classes(
 
 def _meta_of_checkpoint(meta: Mapping[str, Any]) -> dict[str, Any]:
     # Before mmengine, the names were in `meta` itself, in capitals.
-    dataset_meta = meta.get('dataset_meta') or meta
+    dataset_meta = (meta.get('dataset_meta') or meta) if isinstance(meta, Mapping) else {}
+    if not isinstance(dataset_meta, Mapping):
+        return {}
     return {str(key).lower(): value for key, value in dataset_meta.items()}
 
 

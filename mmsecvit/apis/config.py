@@ -21,7 +21,7 @@ from ..engine.hooks import find_last_checkpoint, list_regular_checkpoints
 from ..errors import InputError
 
 TOOLBOXES = ('mmdet', 'mmseg', 'mmpretrain')
-# What configs may have beside the arguments of mmengine's Runner.
+# What configs may have in addition to the arguments of mmengine's Runner.
 TOP_LEVEL = (
     'activation_checkpointing',
     'compile',

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from mmengine.dataset import BaseDataset, Compose
+from mmengine.dist import get_world_size
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
@@ -19,6 +20,8 @@ from ..errors import InputError
 from .batches import same_random_numbers
 from .config import ConfigError
 
+# What a data set of the user's own may do otherwise.
+READERS = ('get_data_info', 'prepare_data')
 PACKS = {'mmdet': 'PackDetInputs', 'mmseg': 'PackSegInputs', 'mmpretrain': 'PackInputs'}
 
 
@@ -92,7 +95,8 @@ def _make_sample(setting: str, dataset: BaseDataset) -> Any:
     Raises:
         ConfigError: If one of the toolboxes' transforms fails, though its files can be read.
     """
-    if type(dataset).prepare_data is not BaseDataset.prepare_data:
+    # What a data set of the user's own opens, its workers would inherit.
+    if any(getattr(type(dataset), name) is not getattr(BaseDataset, name) for name in READERS):
         return None
     if not isinstance(dataset.pipeline, Compose):
         return None
@@ -102,10 +106,11 @@ def _make_sample(setting: str, dataset: BaseDataset) -> Any:
     try:
         transforms = deepcopy(transforms)
         results: Any = dataset.get_data_info(0)
+        path = results.get('img_path')
     except Exception:  # of data sets and transforms of the user's own, and of no images
         return None
-    path = results.get('img_path')
-    files = [results[key] for key in ('img_path', 'seg_map_path') if results.get(key)]
+    files = [results.get(key) for key in ('img_path', 'seg_map_path')]
+    files = [file for file in files if isinstance(file, str)]
     for transform in transforms:
         try:
             results = transform(results)
@@ -145,7 +150,7 @@ def _find_faults(
 
 def _find_missing_objects(known: BaseDataElement, model: Any) -> Iterator[str]:
     objects = known.get('gt_instances')
-    if objects is None or not _has_box_head(model):
+    if objects is None or not _find_box_heads(model):
         return
     for key in ('bboxes', 'labels'):
         if key not in objects:
@@ -158,14 +163,23 @@ def _find_missing_objects(known: BaseDataElement, model: Any) -> Iterator[str]:
         )
 
 
-def _has_box_head(model: Any) -> bool:
-    """Tell whether a detector has a head of mmdet that predicts boxes in the original image."""
+def _find_box_heads(model: Any) -> list[Any]:
+    """Find the heads of mmdet that predict the boxes of a detector."""
     from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
     from mmdet.models.roi_heads.bbox_heads import BBoxHead
 
     heads = [getattr(part, 'bbox_head', None) for part in (model, getattr(model, 'roi_head', None))]
     each = [m for head in heads for m in (head if isinstance(head, nn.ModuleList) else [head])]
-    return any(isinstance(m, (BaseDenseHead, BBoxHead)) and _is_known(type(m)) for m in each)
+    return [m for m in each if isinstance(m, (BaseDenseHead, BBoxHead)) and _is_known(type(m))]
+
+
+def _scales_boxes(head: Any) -> bool:
+    """Tell whether a head is known to need the scale of an image: CornerHead and its kin do not."""
+    from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+    from mmdet.models.roi_heads.bbox_heads import BBoxHead
+
+    predict = type(head)._predict_by_feat_single
+    return predict in (BaseDenseHead._predict_by_feat_single, BBoxHead._predict_by_feat_single)
 
 
 def _find_missing_meta(known: BaseDataElement, model: Any, metrics: list[Any]) -> Iterator[str]:
@@ -174,7 +188,7 @@ def _find_missing_meta(known: BaseDataElement, model: Any, metrics: list[Any]) -
     needed = []
     if any(getattr(type(metric), 'process', None) is CocoMetric.process for metric in metrics):
         needed += [('img_id', 'CocoMetric'), ('ori_shape', 'CocoMetric')]
-    if _has_box_head(model):
+    if any(map(_scales_boxes, _find_box_heads(model))):
         needed += [('scale_factor', 'the model')]
     for key, user in needed:
         if key not in known:
@@ -214,7 +228,8 @@ def _find_missing_labels(
 
 def _check_least_size(setting: str, image: torch.Tensor, loader: Any, model: Any) -> None:
     """Raise a ConfigError if all images of the first batch are too small for the backbone."""
-    if not isinstance(getattr(model, 'backbone', None), PyramidBackbone):
+    # Processes have other batches, and one that ends would leave the others waiting.
+    if not isinstance(getattr(model, 'backbone', None), PyramidBackbone) or get_world_size() > 1:
         return
     if min(image.shape[-2:]) >= 32:
         return

@@ -77,7 +77,8 @@ def starts_from_scratch(cfg: Config) -> bool:
     scope = cfg.get('default_scope')
     found = [*_find_backbones({'model': cfg.model})]
     backbones = [[*parts.values()][-1] for parts in found]
-    frozen = any(backbone.get('frozen_stages', -1) >= 0 for backbone in backbones)
+    numbers = [backbone.get('frozen_stages') for backbone in backbones]
+    frozen = any(isinstance(number, int) and number >= 0 for number in numbers)
     if scope not in ('mmdet', 'mmseg') and not (scope == 'mmpretrain' and frozen):
         return False
     pretrained = any(_loads_weights(part) for parts in found for part in parts.values())

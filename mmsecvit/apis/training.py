@@ -104,8 +104,8 @@ def train(
             )
         if starts_from_scratch(cfg):
             runner.logger.warning(
-                'The backbone trains from scratch, and frozen stages keep random weights: give it '
-                'weights with --pretrained PATH, or continue an earlier run with --resume.'
+                'The backbone trains from scratch, and what is frozen keeps random weights: give '
+                'it weights with --pretrained PATH, or continue an earlier run with --resume.'
             )
         for split in ('train', 'val'):
             check_first_samples(runner, split)

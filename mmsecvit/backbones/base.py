@@ -244,7 +244,7 @@ class PyramidBackbone(BaseModule):
 
 
 def _recompute(block: nn.Module, *inputs: Tensor) -> Tensor:
-    """Run a block, which the backward pass runs again, except its attention."""
+    """Run a block, which the backward pass runs again, except torch's fused attention."""
     options: dict[str, Any] = {}
     # torch 2.4 was the first with selective checkpoints; a compiled graph makes its own choice.
     if hasattr(checkpointing, 'create_selective_checkpoint_contexts') and not (

@@ -150,7 +150,8 @@ class SecViT(PyramidBackbone):
         norm_eval: Whether batch norms keep their running statistics in training.
             Defaults to False.
         with_cp: Whether to recompute blocks in the backward pass, which costs time and saves
-            memory. Defaults to False.
+            memory. torch's fused attention is kept, and a forward pass then takes one backward
+            pass. Defaults to False.
         attention_backend: Backend of :func:`mmsecvit.ops.sec_attention`. Defaults to ``auto``.
         in_channels: Channels of the images. Defaults to 3.
         attention: How tokens are grouped for attention: ``sec``, semantic clusters; ``kmeans``,

@@ -6,6 +6,7 @@ from itertools import chain
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import DATASETS
 
 from ..errors import InputError
 from .class_folders import find_class_faults
@@ -16,7 +17,7 @@ from .findings import MISSING, DataError, Finding, must_be_path, must_exist, rep
 from .label_maps import find_label_faults
 from .multi_labels import find_multi_label_faults
 from .nodes import find_datasets, find_nodes, is_local, type_name
-from .samples import Track, find_damage, reads_local_files
+from .samples import Track, find_damage, is_of_toolboxes, reads_local_files
 from .unlabeled import find_missing_labels
 from .voc import find_voc_faults
 
@@ -95,7 +96,7 @@ def _find_dataset_faults(
 ) -> Iterator[Finding]:
     scope, local = cfg.default_scope, is_local(dataset, dataset.get('data_root') or '.')
     if local and scope != 'mmpretrain':
-        _check_dataset(setting, dataset)
+        _check_dataset(setting, dataset, scope)
     faults: Iterator[Finding] = iter(())
     if local and scope == 'mmdet':
         faults = find_coco_faults(setting, dataset, bool(track))
@@ -123,7 +124,7 @@ def _find_dataset_faults(
         )
 
 
-def _check_dataset(setting: str, dataset: ConfigDict) -> None:
+def _check_dataset(setting: str, dataset: ConfigDict, scope: str) -> None:
     root = dataset.get('data_root') or ''
     if root:
         must_exist(f'{setting}.data_root', root)
@@ -139,6 +140,8 @@ def _check_dataset(setting: str, dataset: ConfigDict) -> None:
                 'files, leave it out, with data_prefix=dict(_delete_=True, ...)'
             )
     if not dataset.get('ann_file'):
+        return
+    if not is_of_toolboxes(dataset, DATASETS, scope) and not isinstance(dataset.ann_file, str):
         return
     must_be_path(f'{setting}.ann_file', dataset.ann_file)
     path = Path(root, dataset.ann_file)

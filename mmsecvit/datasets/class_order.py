@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterator
+from pathlib import Path
 
 from mmengine.config import Config
 
@@ -69,7 +70,8 @@ def find_other_zeros(cfg: Config, splits: Collection[str]) -> Iterator[Finding]:
             if bool(own) == value or split not in splits:
                 continue
             alike = [dataset.get(key) == other.get(key) for key in ('type', 'data_root')]
-            same = all(alike) and bool(dataset.get('data_root'))
+            folders = [_label_folder(each) for each in (dataset, other)]
+            same = all(alike) and bool(dataset.get('data_root')) and folders[0] == folders[1]
             ending = 'must have the value of' if same else 'differs from'
             yield Finding(
                 'reduce_zero_label',
@@ -79,3 +81,9 @@ def find_other_zeros(cfg: Config, splits: Collection[str]) -> Iterator[Finding]:
                 'label images get other classes',
                 'error' if same else 'warning',
             )
+
+
+def _label_folder(dataset: dict) -> Path | None:
+    """Return the folder with the label images of all splits, such as ``ann`` of ``ann/val``."""
+    folder = (dataset.get('data_prefix') or {}).get('seg_map_path')
+    return Path(folder).parent if isinstance(folder, str) else None

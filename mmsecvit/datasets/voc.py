@@ -34,6 +34,10 @@ def find_voc_faults(cfg: Config, split: str) -> Iterator[Finding]:
     loader, others, lacking = f'{split}_dataloader', 0, []
     for setting, dataset in find_datasets(cfg.get(loader), loader):
         data = build_lazily(setting, dataset, 'mmdet') if _is_voc(dataset) else None
+        if data is not None and not data.metainfo.get('classes'):
+            message = f'{setting}.metainfo.classes must name the classes of the XML files'
+            yield Finding('no classes', setting, message)
+            continue
         names = None if data is None else (yield from _read_names(f'{setting}.ann_file', data))
         if data is None or names is None:
             others += 1
@@ -69,7 +73,8 @@ def _is_voc(dataset: ConfigDict) -> bool:
     if not (inspect.isclass(cls) and issubclass(cls, XMLDataset)):
         return False
     root = dataset.get('data_root') or '.'
-    there = is_local(dataset, root) and Path(root, dataset.get('ann_file') or '').is_file()
+    file = dataset.get('ann_file')
+    there = is_local(dataset, root) and isinstance(file, str) and Path(root, file).is_file()
     return there and all(getattr(cls, name) is getattr(XMLDataset, name) for name in METHODS)
 
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from ..compat import takes_saved_tensors_hooks
+
 
 def apply_recomputed(
     function: Callable[[Tensor], Tensor], cheap: Callable[[Tensor], Tensor], x: Tensor
@@ -29,8 +31,10 @@ def apply_recomputed(
     # torch 2.4 was the first that tells autocast's state for any device; meta has none.
     if (
         torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
         or device == 'meta'
         or not hasattr(torch, 'get_autocast_dtype')
+        or not takes_saved_tensors_hooks()
     ):
         return function(cheap(x))
     enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)

@@ -15,7 +15,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from mmsecvit.apis.config import ConfigError
-from mmsecvit.apis.first_samples import check_first_samples
+from mmsecvit.apis.first_samples import _scales_boxes, check_first_samples
 
 CONFIG = Path(__file__).parents[2] / 'configs' / 'mask_rcnn_secvit_digits.py'
 
@@ -123,6 +123,12 @@ def test_a_detectors_evaluation_needs_keys(detector, boxes, key):
         check(detector, metrics, 'val', boxes([LOAD, pack()], test_mode=True))
     if key == 'img_id':  # without a metric that needs it
         check(detector, [], 'test', boxes([LOAD, RESIZE, short], test_mode=True))
+
+
+def test_heads_that_do_without_the_scale_are_left_alone():
+    heads = pytest.importorskip('mmdet.models.dense_heads')
+    assert _scales_boxes(heads.RetinaHead(num_classes=2, in_channels=4, feat_channels=4))
+    assert not _scales_boxes(heads.CenterNetHead(in_channels=4, feat_channels=4, num_classes=2))
 
 
 @pytest.fixture(scope='module')

@@ -106,7 +106,7 @@ def test_the_report_of_a_gpu_is_rehearsed(tmp_path):
     report, data = out.read_text(), json.loads(out.with_suffix('.json').read_text())
     assert 'Ended' not in report and 'Error' not in report, report
     assert [*data] == ['tests', 'attention', 'backbones', 'compiled']
-    assert data['tests']['summary'] == {'passed': 42}
+    assert [*data['tests']['summary']] == ['passed']
     for part, cases in (
         ('attention', ['1x1x4x8x2', '1x1x4x8x2 step']),
         ('backbones', ['1x64x64', '1x64x64 step']),

@@ -8,6 +8,7 @@ from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from mmsecvit import SecViT
 from mmsecvit.backbones.base import KEPT_OPERATIONS
@@ -56,6 +57,31 @@ def test_norms_gelu_and_convolution_leave_nothing_in_memory(recompute):
         set() if recompute else {*kept}
     )
     out.sum().backward()
+
+
+def test_an_outer_checkpoint_keeps_nothing_else_of_a_block():
+    module, kept = block(recompute=True), []
+    x = torch.randn(2, 6, 7, 16, requires_grad=True)
+    act = module.get_submodule('ffn.act')
+    act.register_forward_hook(
+        lambda module, inputs, output: kept.append(StorageWeakRef(inputs[0].untyped_storage()))
+    )
+    out = checkpoint(module, x, use_reentrant=False)
+    assert kept[0].expired()
+    out.sum().backward()
+    gradient, x.grad = x.grad, None
+    module(x).sum().backward()
+    assert torch.equal(x.grad, gradient)
+
+
+def test_traces_and_function_transforms_are_taken():
+    module, x = block(recompute=True), torch.randn(2, 6, 7, 16)
+    torch.testing.assert_close(torch.jit.trace(module, x)(x), module(x))
+
+    norm, linear, x = nn.LayerNorm(4), nn.Linear(4, 3), torch.randn(2, 4, requires_grad=True)
+    (gradient,) = torch.autograd.grad(linear(norm(x)).sum(), x)
+    transformed = torch.func.grad(lambda x: apply_recomputed(linear, norm, x).sum())
+    assert torch.equal(transformed(x.detach()), gradient)
 
 
 def test_second_derivatives_are_right():

@@ -46,6 +46,8 @@ def unproven_reason(x: Tensor) -> str | None:
         return 'needs CUDA tensors'
     if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
         return 'cannot be traced by torch.jit'
+    if torch.compiler.is_compiling():
+        return 'has not been compiled with a whole network on a GPU'
     if _capability(x) not in PROVEN_CAPABILITIES:
         return 'has not passed its tests on a GPU of this compute capability'
     return None
