@@ -107,10 +107,11 @@ def test_order_is_by_similarity_and_ties_keep_raster_order(dtype):
 )
 def test_the_fused_layer_is_the_layer_in_steps(heads, dims, num_clusters, lce, rotary, dtype):
     channels, grid = heads * dims, (5, 7)
+    batch = 1 if num_clusters == 40 else 2  # the interpreter takes a second for a few clusters
     layer = SECA(channels, heads, num_clusters, 'triton', lce)
     table = rotary_table(*grid, dims, torch.float64, torch.get_default_device()) if rotary else None
-    qkv = torch.randn(2, *grid, 3 * channels).to(dtype)
-    weights = torch.randn(2, *grid, channels).to(dtype)
+    qkv = torch.randn(batch, *grid, 3 * channels).to(dtype)
+    weights = torch.randn(batch, *grid, channels).to(dtype)
     parameters = [p.detach().to(dtype) for p in layer.lce.parameters()] if lce else []
     # Both cut one order: that of the fused operation.
     k = qkv.unflatten(-1, (3, heads, dims))[:, :, :, 1].flatten(1, 2)
@@ -204,8 +205,9 @@ def test_clusters_of_one_size_compile_once_for_all_grids():
     layer = SECA(16, 2, backend='triton', cluster_size=6)
     graphs = CompileCounterWithBackend('aot_eager')
     compiled = torch.compile(layer, backend=graphs, fullgraph=True, dynamic=True)
-    for grid in [(4, 5), (3, 6), (2, 3), (5, 7)]:
-        x = torch.randn(2, *grid, 16, requires_grad=True)
+    # The interpreter takes a second for a few clusters.
+    for grid in [(4, 5), (3, 6), (2, 3)]:
+        x = torch.randn(1, *grid, 16, requires_grad=True)
         results = []
         for run in (layer, compiled):
             out = run(x)
