@@ -58,7 +58,7 @@ def check_class_counts(cfg: Config, splits: Iterable[str]) -> list[str]:
     messages: list[str] = []
     model = cfg.get('model') or {}
     heads = list(find_heads(model, 'model', HEADS[scope]))
-    for classes in _find_classes(cfg, splits):
+    for classes in find_classes_of_splits(cfg, splits):
         for setting, head in heads:
             messages += _compare(setting, head, classes, scope)
         _check_things(model, 'model', classes)
@@ -104,11 +104,12 @@ def find_classes(setting: str, dataset: ConfigDict, scope: str | None) -> Classe
     return Classes(where, tuple(names), len(names if things is None else things), given)
 
 
-def _find_classes(cfg: Config, splits: Iterable[str]) -> Iterator[Classes]:
+def find_classes_of_splits(cfg: Config, splits: Iterable[str]) -> Iterator[Classes]:
+    """Yield the classes of each data set, except where only its files tell them."""
     for split in splits:
         name = f'{split}_dataloader'
         for setting, dataset in find_datasets(cfg.get(name) or {}, name):
-            classes = find_classes(setting, dataset, cfg.default_scope)
+            classes = find_classes(setting, dataset, cfg.get('default_scope'))
             if classes:
                 yield classes
 
@@ -174,7 +175,7 @@ def _check_things(node: object, setting: str, classes: Classes) -> None:
 
 def _check_order(cfg: Config, classes: Classes) -> None:
     """Raise a ConfigError if a split has the classes of training in another order."""
-    for trained in _find_classes(cfg, ['train']):
+    for trained in find_classes_of_splits(cfg, ['train']):
         same = sorted(trained.names) == sorted(classes.names)
         if same and trained.names != classes.names:
             raise ConfigError(

@@ -9,7 +9,7 @@ from mmengine.registry import DATASETS
 
 from ..datasets import find_datasets, type_name
 from ..datasets.nodes import find_class
-from .class_counts import find_classes
+from .class_counts import find_classes_of_splits
 from .config import ConfigError
 
 
@@ -60,25 +60,22 @@ def check_trained_classes(
     """
     content = checkpoint if isinstance(checkpoint, dict) else {}
     trained = _meta_of_checkpoint(content.get('meta') or {}).get('classes')
+    if not isinstance(trained, (list, tuple)):
+        return []
     messages = []
-    for split in splits:
-        name = f'{split}_dataloader'
-        for setting, dataset in find_datasets(cfg.get(name) or {}, name):
-            classes = find_classes(setting, dataset, cfg.get('default_scope'))
-            if not classes or not isinstance(trained, (list, tuple)):
-                continue
-            names, old_names = ([*map(str, each)] for each in (classes.names, trained))
-            pairs = [*zip(names, old_names, strict=False)]
-            other = [i for i, (own, old) in enumerate(pairs) if own.lower() != old.lower()]
-            if not other or len(names) != len(old_names):
-                continue
-            own, old = pairs[other[0]]
-            has = f'its class {other[0]} is {old!r}, got {own!r}'
-            if sorted(names) == sorted(old_names):
-                raise ConfigError(
-                    f'{classes.setting} must have the order of the checkpoint {path}: {has}'
-                )
-            messages.append(f'{classes.setting} has other names than the checkpoint {path}: {has}.')
+    for classes in find_classes_of_splits(cfg, splits):
+        names, old_names = ([*map(str, each)] for each in (classes.names, trained))
+        pairs = [*zip(names, old_names, strict=False)]
+        other = [i for i, (own, old) in enumerate(pairs) if own.lower() != old.lower()]
+        if not other or len(names) != len(old_names):
+            continue
+        own, old = pairs[other[0]]
+        has = f'its class {other[0]} is {old!r}, got {own!r}'
+        if sorted(names) == sorted(old_names):
+            raise ConfigError(
+                f'{classes.setting} must have the order of the checkpoint {path}: {has}'
+            )
+        messages.append(f'{classes.setting} has other names than the checkpoint {path}: {has}.')
     return [*dict.fromkeys(messages)]
 
 
