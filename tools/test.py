@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint of a detector, segmenter or classifier."""
+"""Evaluate a checkpoint, or an exported file, of a detector, segmenter or classifier."""
 
 import argparse
 
@@ -8,7 +8,7 @@ from mmsecvit.apis import add_config_options, add_trust_option, command, test
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('checkpoint', help='checkpoint file, or exported .onnx file')
     parser.add_argument('--work-dir', help='where the log and the metrics go')
     parser.add_argument('--out', metavar='FILE.pkl', help='new pickle file for the predictions')
     parser.add_argument('--show', action='store_true', help='show predictions in windows')

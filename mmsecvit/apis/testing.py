@@ -13,6 +13,7 @@ from .augmentation import check_merging, set_tta
 from .batches import check_image_sizes
 from .class_names import check_trained_classes
 from .config import fill_in_loaders, load_config, set_visualization
+from .exported_testing import set_exported
 from .first_samples import check_first_samples
 from .pictures import keep_folders
 from .runner import build_runner
@@ -32,11 +33,12 @@ def test(
     cfg_options: dict | None = None,
     trust: bool = False,
 ) -> dict[str, float]:
-    """Evaluate a checkpoint with the config's own metrics.
+    """Evaluate a checkpoint, or a file that was exported from it, with the config's own metrics.
 
     Args:
         config: Path of the config file of a detector, segmenter or classifier.
-        checkpoint: Weights of the whole model, a file or an http(s) address.
+        checkpoint: Weights of the whole model, a file or an http(s) address. Or an ``.onnx`` file
+            of a whole model; see :func:`export`.
         work_dir: Folder for the log and the metrics, as in :func:`train`.
         out: Pickle file for the predictions, which must not exist yet. Of a segmenter, the classes
             of the pixels are kept, and no scores.
@@ -64,7 +66,10 @@ def test(
     if out is not None and Path(out).exists():
         raise FileExistsError(f'out must be a new file, but {out} exists')
     cfg = load_config(config, work_dir, launcher, cfg_options)
-    cfg.load_from = checkpoint
+    exported = Path(checkpoint).suffix == '.onnx'
+    if exported and tta:
+        raise InputError(f'tta needs a checkpoint, got the exported file {checkpoint}')
+    cfg.load_from = None if exported else checkpoint
     cfg.pop('runner_type', None)  # FlexibleRunner's strategies are for training
     if show or show_dir:
         set_visualization(cfg, show, show_dir, wait_time)
@@ -77,7 +82,11 @@ def test(
     suspicious += check_data(cfg, ('test',))
     reader = CheckpointReader(trust)
     # Refuse what cannot be read before all work.
-    suspicious += check_trained_classes(cfg, ('test',), reader.read(checkpoint), checkpoint)
+    if exported:
+        content = dict(meta=dict(dataset_meta=set_exported(cfg, config, checkpoint)))
+    else:
+        content = reader.read(checkpoint)
+    suspicious += check_trained_classes(cfg, ('test',), content, checkpoint)
     with reader.serving_mmengine():
         runner = build_runner(cfg)
         if filled_in:
@@ -85,8 +94,9 @@ def test(
         for message in suspicious:
             runner.logger.warning(message)
         check_merging(runner.model)
-        # mmengine would load what fits and skip the rest.
-        check_weights(runner.model, reader.read(checkpoint), checkpoint, config)
+        if not exported:
+            # mmengine would load what fits and skip the rest.
+            check_weights(runner.model, content, checkpoint, config)
         if show_dir:
             keep_folders(runner)
         if out is not None:

@@ -10,7 +10,8 @@ from mmengine.registry import MODELS, DefaultScope
 
 from mmsecvit import SecViT
 from mmsecvit.apis import export
-from mmsecvit.apis.deployment import compare, load_exported, load_network
+from mmsecvit.apis.deployment import compare
+from mmsecvit.apis.exported_files import ExportedFile
 
 ROOT = Path(__file__).parents[2]
 MICRO = dict(embed_dims=(16, 16, 32, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 4))
@@ -65,12 +66,11 @@ def test_one_dynamic_file_agrees_with_pytorch_at_every_size(tmp_path, files, for
     skip_without(format)
     # Two stages: tracing symbolic sizes takes a while, and the others have nothing new.
     config, checkpoint = files('mmdet', (0, 1))
-    run = export(config, checkpoint, tmp_path / f'x{suffix}', format, dynamic=True)
-    network = load_network(config, checkpoint)
+    run = export(config, checkpoint, tmp_path / f'x{suffix}', format, dynamic=True, part='backbone')
     # With this seed no token is so near to a cluster's edge that rounding decides.
     torch.manual_seed(1)
     for shape in [(1, 3, 224, 224), (1, 3, 256, 320), (1, 3, 480, 640), (3, 3, 32, 96)]:
-        assert compare(network, run, shape).difference <= 1e-4
+        assert compare(run, shape).difference <= 1e-4
 
 
 @pytest.mark.slow
@@ -78,13 +78,12 @@ def test_one_dynamic_file_agrees_with_pytorch_at_every_size(tmp_path, files, for
 def test_one_dynamic_file_has_clusters_of_one_size(tmp_path, files, format, suffix):
     skip_without(format)
     config, checkpoint = files('mmdet', (0,), cluster_size=98)
-    run = export(config, checkpoint, tmp_path / f'x{suffix}', format, dynamic=True)
-    network = load_network(config, checkpoint)
+    run = export(config, checkpoint, tmp_path / f'x{suffix}', format, dynamic=True, part='backbone')
     # One cluster in the last two, and several in the others. As above, rounding decides nothing.
     torch.manual_seed(1)
     for size in [(224, 224), (256, 320), (320, 192), (32, 96), (96, 32), (32, 64), (32, 32)]:
-        assert compare(network, run, (1, 3, *size)).difference <= 1e-4, size
-    assert compare(network, run, (3, 3, 64, 96)).difference <= 1e-4
+        assert compare(run, (1, 3, *size)).difference <= 1e-4, size
+    assert compare(run, (3, 3, 64, 96)).difference <= 1e-4
 
 
 def test_the_oracle_has_no_dynamic_file_with_clusters_of_one_size(tmp_path, files):
@@ -93,7 +92,9 @@ def test_the_oracle_has_no_dynamic_file_with_clusters_of_one_size(tmp_path, file
     config.write_text(config.read_text().replace('out_indices', backend))
     message = 'dynamic with cluster_size needs the attention_backend auto or sdpa, got reference'
     with pytest.raises(ValueError, match=message):
-        export(config, checkpoint, tmp_path / 'x.pt2', 'torch_export', dynamic=True)
+        export(
+            config, checkpoint, tmp_path / 'x.pt2', 'torch_export', dynamic=True, part='backbone'
+        )
 
 
 @pytest.mark.slow
@@ -103,9 +104,9 @@ def test_a_dynamic_file_takes_sides_of_32_and_names_what_it_refuses(
 ):
     skip_without(format)
     config, checkpoint = files('mmdet', (3,))
-    run = export(config, checkpoint, tmp_path / f'x{suffix}', format, dynamic=True)
+    run = export(config, checkpoint, tmp_path / f'x{suffix}', format, dynamic=True, part='backbone')
     for shape in [(1, 3, 32, 32), (2, 3, 32, 64), (1, 3, 64, 32)]:
-        assert compare(run.network, run, shape).difference <= 1e-4
+        assert compare(run, shape).difference <= 1e-4
     for shape in [(1, 3, 250, 330), (1, 3, 64, 0), (3, 64, 64), (1, 4, 64, 64)]:
         with pytest.raises(
             ValueError, match=r'\(B, 3, H, W\) with H and W that are multiples of 32'
@@ -120,7 +121,9 @@ def test_clusters_of_two_sizes_are_refused_in_a_dynamic_file(tmp_path, files):
     )
     message = 'dynamic needs a num_clusters that divides the 16 tokens .* in stage 2, got 5'
     with pytest.raises(ValueError, match=message):
-        export(config, checkpoint, tmp_path / 'x.pt2', 'torch_export', dynamic=True)
+        export(
+            config, checkpoint, tmp_path / 'x.pt2', 'torch_export', dynamic=True, part='backbone'
+        )
 
 
 @pytest.mark.parametrize(
@@ -141,7 +144,7 @@ def test_the_tool_exports_a_classifier_whole(tmp_path, files, monkeypatch, capsy
         float(re.search(r'64x96: differs by (\S+) at most, .*; takes \d+ ms', printed)[1]) <= 1e-4
     )
     with pytest.raises(ValueError, match=r'takes images of shape \(1, 3, 64, 96\), got \(1, 3, 32'):
-        load_exported(out)(torch.rand(1, 3, 32, 32))
+        ExportedFile(out)(torch.rand(1, 3, 32, 32))
     with pytest.raises(SystemExit) as refused:
         runpy.run_path(str(tool), run_name='__main__')
     assert refused.value.code == f'out must be a new file, but {out} exists'

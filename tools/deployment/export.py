@@ -1,41 +1,48 @@
-"""Export a backbone, or a backbone with its classifier, to ONNX or torch.export."""
+"""Export a model, or its backbone, to ONNX or torch.export."""
 
 import argparse
 from pathlib import Path
 
 from mmsecvit.apis import add_trust_option, command, export
-from mmsecvit.apis.deployment import SUFFIXES, compare
+from mmsecvit.apis.deployment import compare
+from mmsecvit.apis.exported_files import SUFFIXES
 
 
 @command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', type=Path, help='config file; a classifier is exported whole')
+    parser.add_argument('config', type=Path, help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--format', choices=list(SUFFIXES), default='onnx')
     parser.add_argument(
+        '--part',
+        choices=['model', 'backbone'],
+        default='model',
+        help='what to export: from images to predictions, or to maps (default: model)',
+    )
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument(
         '--dynamic',
         action='store_true',
-        help='take any batch, and images of any multiples of 32',
+        help='take images of any multiples of 32, and any batch (a detector: one image)',
     )
-    parser.add_argument(
+    sizes.add_argument(
         '--size',
         nargs=2,
         type=int,
-        default=[224, 224],
         metavar=('HEIGHT', 'WIDTH'),
-        help='of the images, unless dynamic (default: 224 224)',
+        help='of the images, unless dynamic (default: at which the config tests)',
     )
+    parser.add_argument('--scores', action='store_true', help="also a segmenter's logits")
     parser.add_argument('--out', type=Path, help='new file (default: CONFIG.onnx or .pt2, here)')
     add_trust_option(parser)
-    args = parser.parse_args()
-    out = args.out or Path(args.config.stem + SUFFIXES[args.format])
-    size = tuple(args.size)
-    run = export(args.config, args.checkpoint, out, args.format, args.dynamic, size, args.trust)
-    print(f'{out}: {out.stat().st_size:,} bytes')
-    sizes = [(224, 224), (256, 320), (480, 640)] if args.dynamic else [size]
-    for height, width in sizes:
-        found = compare(run.network, run, (1, 3, height, width))
+    args = vars(parser.parse_args())
+    args['out'] = args['out'] or Path(args['config'].stem + SUFFIXES[args['format']])
+    exported = export(**args)
+    print(f'{exported.path}: {exported.path.stat().st_size:,} bytes')
+    size = exported.metadata['size']
+    for height, width in [size] if size else [(224, 224), (256, 320), (480, 640)]:
+        found = compare(exported, (1, 3, height, width))
         print(
             f'{height}x{width}: differs by {found.difference:.1e} at most, by more than 1e-4 in '
             f'{found.share:.1%} of the values; takes '
