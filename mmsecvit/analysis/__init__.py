@@ -1,19 +1,26 @@
-"""Parameters and FLOPs of the networks, counted here and reported by the paper."""
+"""Parameters, FLOPs and memory traffic of the networks, counted here or reported by the paper."""
 
 from .comparison import Comparison, compare, report
 from .complexity import Complexity, complexity_table, count_complexity, total
 from .paper import ROWS, PaperRow
 from .toolbox import run_toolbox_tool
+from .traffic import Launch, Roofline, build_network, count_traffic, traffic_by, traffic_table
 
 __all__ = [
     'ROWS',
     'Comparison',
     'Complexity',
+    'Launch',
     'PaperRow',
+    'Roofline',
+    'build_network',
     'compare',
     'complexity_table',
     'count_complexity',
+    'count_traffic',
     'report',
     'run_toolbox_tool',
     'total',
+    'traffic_by',
+    'traffic_table',
 ]

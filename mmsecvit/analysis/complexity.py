@@ -95,7 +95,7 @@ def count_complexity(
         raise InputError(f'shape must be a height and a width of at least 32, got {tuple(shape)}')
 
     with DefaultScope.overwrite_default_scope(scope):
-        model = revert_sync_batchnorm(MODELS.build(_innermost(cfg.model))).eval()
+        model = revert_sync_batchnorm(MODELS.build(innermost(cfg.model))).eval()
     products: dict[str, int] = {}
     for name, module in model.named_modules():
         if isinstance(module, SECA):
@@ -106,7 +106,7 @@ def count_complexity(
 
     parameters: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
-        parameters[_part(name)] += parameter.numel()
+        parameters[part_of(name)] += parameter.numel()
     image = torch.zeros(1, getattr(model.backbone, 'in_channels', 3), *shape)
     try:
         module_flops, attention_flops = _count_flops(model, image)
@@ -118,10 +118,10 @@ def count_complexity(
             f'image of {shape[0]}x{shape[1]} has tokens'
         ) from None
     for name, flops in products.items():
-        attention_flops[_part(name)] += flops
+        attention_flops[part_of(name)] += flops
     return {
         part: Complexity(parameters[part], module_flops[part], attention_flops[part])
-        for part in sorted(parameters | module_flops | attention_flops, key=_rank)
+        for part in sorted(parameters | module_flops | attention_flops, key=rank_of)
     }
 
 
@@ -160,7 +160,7 @@ def _count_flops(model: nn.Module, image: Tensor) -> tuple[Counter[str], Counter
             own.subtract(counts.get(f'{name}.{child}' if name else child, {}))
         for operator, flops in own.items():
             of = of_attention if operator in ATTENTION_OPERATORS else of_modules
-            of[_part(name)] += int(flops)
+            of[part_of(name)] += int(flops)
     return +of_modules, +of_attention
 
 
@@ -186,10 +186,10 @@ def _attention_flops(inputs: list[Any], outputs: list[Any]) -> int:
     return math.prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
 
 
-def _innermost(model: ConfigDict) -> ConfigDict:
+def innermost(model: ConfigDict) -> ConfigDict:
     """Return the config of the model that a model holds, if it has no backbone of its own."""
     inner = model.get('detector') or model.get('module')
-    return model if 'backbone' in model or not inner else _innermost(inner)
+    return model if 'backbone' in model or not inner else innermost(inner)
 
 
 def _fix_inputs(model: BaseModel, shape: Sequence[int]) -> None:
@@ -241,7 +241,7 @@ def _forward_two_stage(detector: BaseModel, sample: BaseDataElement, images: Ten
     return outs
 
 
-def _part(name: str) -> str:
+def part_of(name: str) -> str:
     """Return the part of the model that a module or parameter belongs to."""
     match name.split('.'):
         case ['backbone', ('stem' | 'out_norms') as part, *_]:
@@ -257,7 +257,7 @@ def _part(name: str) -> str:
     return 'other'
 
 
-def _rank(part: str) -> int:
+def rank_of(part: str) -> int:
     """Return the position of a part in the model. Heads come last, in no particular order."""
     parts = ['stem', 'backbone', *(f'stage {i}' for i in range(1, 5)), 'out_norms', 'neck']
     return parts.index(part) if part in parts else len(parts)

@@ -15,6 +15,7 @@ from .backends.triton import (
     AVAILABLE,
     compute_order,
     is_eager,
+    is_on_gpu,
     unproven_reason,
     unsupported_reason,
 )
@@ -25,7 +26,7 @@ KERNELS = (3, 5)
 def takes(x: Tensor, kernel_size: int) -> bool:
     """Return whether :func:`depthwise_conv2d` should be used for ``x``, (B, H, W, C)."""
     return (
-        x.is_cuda
+        is_on_gpu(x)
         and kernel_size in KERNELS
         and unsupported_reason(x[..., :1]) is None
         and unproven_reason(x) is None

@@ -204,6 +204,12 @@ def _tiling(kernel: triton.JITFunction, channels: int) -> tuple[int, int, int]:
     return block, min(block_channels, triton.next_power_of_2(channels)), num_warps
 
 
+def chunk_rows(num_rows: int) -> int:
+    """Return how many rows one program of the weights' gradient sums, a multiple of its block."""
+    block = TILINGS['_weight_gradients'][0]
+    return max(FEWEST_ROWS, triton.cdiv(triton.cdiv(num_rows, MOST_CHUNKS), block) * block)
+
+
 def rotate_rows(
     x: Tensor, table: Tensor, out: Tensor, columns: int, dims: int, *, backward: bool
 ) -> None:
@@ -303,7 +309,7 @@ def weight_gradients(
     num_rows, channels = x.shape
     kernel = weight.shape[-1]
     block, block_channels, num_warps = _tiling(_weight_gradients, channels)
-    chunk = max(FEWEST_ROWS, triton.cdiv(triton.cdiv(num_rows, MOST_CHUNKS), block) * block)
+    chunk = chunk_rows(num_rows)
     num_chunks = triton.cdiv(num_rows, chunk)
     sums = x.new_empty(num_chunks, kernel**2, channels, dtype=torch.float32)
     bias_sums = x.new_empty(num_chunks, channels, dtype=torch.float32)

@@ -47,6 +47,27 @@ def test_get_flops(tmp_path, run, capsys):
     assert refused.value.code == ('shape must be a height and a width of at least 32, got (64, 16)')
 
 
+def test_count_traffic(tmp_path, run, capsys):
+    config = tmp_path / 'config.py'
+    config.write_text(CLASSIFIER)
+    arguments = (config, '--shape', 2, 3, 64, 64, '--launch', 1000)
+    run('count_traffic.py', *arguments, '--step', '--autocast')
+    first, _, head, _, row, *_, last = capsys.readouterr().out.splitlines()
+    assert first.startswith('forward and backward pass, 2x3x64x64, bfloat16 by autocast, counted')
+    assert head.endswith('| estimate (ms) |')
+    name, _, kernels, _, estimate = row.strip('| ').split(' | ')
+    assert name == 'config'
+    # A millisecond each, next to which nothing else counts here.
+    assert float(estimate) == pytest.approx(int(kernels), abs=0.1)
+    assert last.startswith('| element by element |')
+    for shape in ((2, 3, 64, 0), (2, 4, 64, 64)):
+        with pytest.raises(SystemExit, match='must be'):
+            run('count_traffic.py', config, '--shape', *shape)
+    config.write_text("default_scope = 'mmpretrain'")
+    with pytest.raises(SystemExit, match='config must have a model with a backbone, but'):
+        run('count_traffic.py', config)
+
+
 def test_compare_with_paper(tmp_path, run):
     (tmp_path / 'secvit_t_in1k.py').write_text(CLASSIFIER)
     out = tmp_path / 'docs' / 'tables.md'

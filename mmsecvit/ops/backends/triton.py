@@ -5,6 +5,8 @@ kernels are imported when they first run: importing this module does not need tr
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -23,15 +25,36 @@ INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 # Compute capabilities of the GPUs on which the tests of the kernels, as they are now, have passed:
 # `auto` chooses this backend there. docs/performance.md says what has run on which GPU.
 PROVEN_CAPABILITIES: tuple[tuple[int, int], ...] = ((9, 0),)
+# Whether fake tensors stand for tensors on such a GPU: see `fakes_on_gpu`.
+_fakes_on_gpu = False
+
+
+@contextmanager
+def fakes_on_gpu() -> Iterator[None]:
+    """Take fake tensors in main memory for tensors on a GPU on which the tests have passed.
+
+    For counting what a GPU would do: autograd takes no fake CUDA tensors where no GPU is.
+    """
+    global _fakes_on_gpu
+    _fakes_on_gpu = True
+    try:
+        yield
+    finally:
+        _fakes_on_gpu = False
+
+
+def is_on_gpu(x: Tensor) -> bool:
+    """Return whether a tensor is on a GPU, or stands for one that is."""
+    return x.is_cuda or (_fakes_on_gpu and type(x) is not Tensor)
 
 
 def unsupported_reason(x: Tensor) -> str | None:
     """Return the reason why this backend cannot run on tensors like ``x``, or None if it can."""
     if not AVAILABLE:
         return 'needs the package triton and torch 2.7 or newer'
-    if not (x.is_cuda or INTERPRETED):
+    if not (is_on_gpu(x) or INTERPRETED):
         return 'needs CUDA tensors'
-    if x.is_cuda and _capability(x) < (8, 0):
+    if is_on_gpu(x) and _capability(x) < (8, 0):
         return 'needs a GPU of compute capability 8.0 or newer'
     if x.dtype not in DTYPES:
         return 'takes float32, float16 and bfloat16'
@@ -42,7 +65,7 @@ def unsupported_reason(x: Tensor) -> str | None:
 
 def unproven_reason(x: Tensor) -> str | None:
     """Return the reason why ``auto`` does not choose this backend, or None if it does."""
-    if not x.is_cuda:
+    if not is_on_gpu(x):
         return 'needs CUDA tensors'
     if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
         return 'cannot be traced by torch.jit'
@@ -54,6 +77,8 @@ def unproven_reason(x: Tensor) -> str | None:
 
 
 def _capability(x: Tensor) -> tuple[int, int]:
+    if not x.is_cuda:
+        return PROVEN_CAPABILITIES[0]
     properties = torch.cuda.get_device_properties(x.device)
     return properties.major, properties.minor
 
