@@ -16,6 +16,7 @@ from ..checkpoints import CheckpointReader, check_weights, extract_state_dict
 from ..errors import InputError
 from ..layers import SECA
 from .config import load_config
+from .exportable import find_task
 from .exported_files import SUFFIXES, ExportedFile, Run, write_exported
 from .exported_metadata import default_size, describe, describe_backbone
 from .exported_models import whole_model
@@ -158,6 +159,8 @@ def load_network(
             network.init_weights()
             # For CPUs and for one process.
             return revert_sync_batchnorm(network).eval(), describe_backbone(config)
+        if find_task(scope) != 'segmentation' and scores:
+            raise InputError('scores are for segmenters: other models always have them')
         content = reader.read(checkpoint)
         model = MODELS.build(cfg.model)
         network = whole_model(model, scope, scores)

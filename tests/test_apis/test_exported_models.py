@@ -1,28 +1,35 @@
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
+from PIL import Image
 
+from mmsecvit import apis
 from mmsecvit.apis import export
+from mmsecvit.apis.exported_files import ExportedFile
+from mmsecvit.apis.exported_models import whole_model
 from mmsecvit.apis.exported_testing import ModelFromFile
 
-pytestmark = pytest.mark.skipif(
-    any(
-        pytest.importorskip(name) is None for name in ('mmdet', 'onnx', 'onnxscript', 'onnxruntime')
-    ),
-    reason='needs the extra `export`',
-)
+for name in ('mmdet', 'mmseg', 'onnx', 'onnxscript', 'onnxruntime'):
+    pytest.importorskip(name)
+
 BASE = """
 custom_imports = dict(imports=['mmsecvit'])
 default_scope = '{scope}'
+# Few operators, to trace fast; test_deployment.py exports SecViT.
 backbone = dict(
-    type='SecViT',
-    arch=dict(embed_dims=(16, 16, 32, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 4)),
-    variant='released',
+    type='ResNet',
+    depth=18,
+    base_channels=8,
+    num_stages=2,
+    strides=(1, 2),
+    dilations=(1, 1),
+    out_indices=(0, 1),
     norm_cfg=dict(type='SyncBN'),
-    out_norm=True,
 )
-fpn = dict(type='FPN', in_channels=[16, 16, 32, 32], out_channels=16, num_outs=5)
+fpn = dict(type='FPN', in_channels=[8, 16], out_channels=16, num_outs=2)
 preprocessor = dict(
     mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True
 )
@@ -52,7 +59,7 @@ model = dict(
             octave_base_scale=4,
             scales_per_octave=3,
             ratios=[0.5, 1.0, 2.0],
-            strides=[4, 8, 16, 32, 64],
+            strides=[4, 8],
         ),
         bbox_coder=dict(type='DeltaXYWHBBoxCoder'),
     ),
@@ -83,8 +90,8 @@ box_pooling = dict(
     type='SingleRoIExtractor',
     roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=0),
     out_channels=16,
-    featmap_strides=[4, 8, 16, 32],
-    finest_scale=14,  # these boxes are small: all levels have some
+    featmap_strides=[4, 8],
+    finest_scale=14,  # these boxes are small: both levels have some
 )
 model = dict(
     type='CascadeRCNN' if stages > 1 else 'MaskRCNN',
@@ -96,7 +103,7 @@ model = dict(
         in_channels=16,
         feat_channels=16,
         anchor_generator=dict(
-            type='AnchorGenerator', scales=[4], ratios=[0.5, 1.0, 2.0], strides=[4, 8, 16, 32, 64]
+            type='AnchorGenerator', scales=[4], ratios=[0.5, 1.0, 2.0], strides=[4, 8]
         ),
         bbox_coder=dict(type='DeltaXYWHBBoxCoder'),
     ),
@@ -135,6 +142,39 @@ del stages
 """
 
 
+SEGMENTER = """
+preprocessor.update(type='SegDataPreProcessor')
+model = dict(
+    type='EncoderDecoder',
+    data_preprocessor=preprocessor,
+    backbone=backbone,
+    decode_head=dict(
+        type='FCNHead', in_channels=8, in_index=0, channels=8, num_convs=1, num_classes=3
+    ),
+    train_cfg=dict(),
+    test_cfg=dict(mode='whole'),
+)
+test_dataloader = dict(
+    batch_size=1,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='BaseSegDataset',
+        data_root="{root}",
+        data_prefix=dict(img_path='img', seg_map_path='ann'),
+        metainfo=dict(classes=('a', 'b', 'c'), palette=[[0] * 3, [100] * 3, [200] * 3]),
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='Resize', scale=(64, 64), keep_ratio=False),
+            dict(type='LoadAnnotations'),
+            dict(type='PackSegInputs'),
+        ],
+    ),
+)
+test_cfg = dict(type='TestLoop')
+test_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+"""
+
+
 @pytest.fixture
 def files(tmp_path):
     """Writes a config and random weights; returns both files and the toolbox's model."""
@@ -148,11 +188,11 @@ def files(tmp_path):
         with DefaultScope.overwrite_default_scope(scope):
             model = MODELS.build(cfg.model)
         for name, weight in model.named_parameters():
-            if 'head' in name:  # far from 0.5, so that rounding changes no order
-                torch.nn.init.normal_(weight, std=spread)
+            if 'head' in name:  # scores far from each other, so that rounding changes no order
+                torch.nn.init.normal_(weight, std=0.02 if 'reg' in name else spread)
+            if name.endswith('bias'):
+                torch.nn.init.zeros_(weight)
         torch.save(dict(state_dict=model.state_dict()), checkpoint)
-        from mmengine.model import revert_sync_batchnorm
-
         return config, checkpoint, revert_sync_batchnorm(model).eval()
 
     return write
@@ -182,27 +222,114 @@ def detect(model, image, ori_shape=None):
     return found.pred_instances
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    'text',
-    [
-        RETINANET,
-        TWO_STAGES.format(stages=1, agnostic=False),
-        TWO_STAGES.format(stages=3, agnostic=True),
-        TWO_STAGES.format(stages=3, agnostic=False),
-    ],
-    ids=['retinanet', 'mask_rcnn', 'agnostic_cascade', 'cascade'],
-)
-def test_an_exported_detector_finds_what_mmdet_finds(tmp_path, files, text):
-    spread = 0.1 if text == RETINANET else 0.3
-    config, checkpoint, model = files('mmdet', DETECTOR + text, spread)
-    exported = export(config, checkpoint, tmp_path / 'x.onnx')
+DETECTORS = {
+    'retinanet': RETINANET,
+    'mask_rcnn': TWO_STAGES.format(stages=1, agnostic=False),
+    'agnostic': TWO_STAGES.format(stages=1, agnostic=True),
+    'cascade': TWO_STAGES.format(stages=3, agnostic=False),
+    'agnostic_cascade': TWO_STAGES.format(stages=3, agnostic=True),
+}
+
+
+@pytest.mark.parametrize('kind', DETECTORS)
+def test_a_whole_detector_finds_what_mmdet_finds(files, kind):
+    *_, model = files('mmdet', DETECTOR + DETECTORS[kind], 0.1 if kind == 'retinanet' else 0.2)
     image = image_of(64, 96)
-    expected = detect(model, image, (128, 192))
-    found = detect(ModelFromFile(exported.path), image, (128, 192))
-    assert len(expected) > 5
-    assert found.labels.tolist() == expected.labels.tolist()
-    torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-4)
-    torch.testing.assert_close(found.bboxes, expected.bboxes, rtol=0, atol=1e-2)
-    if 'masks' in expected:
-        assert (found.masks != expected.masks).float().mean() < 1e-3
+    expected = detect(model, image)
+    with torch.no_grad():
+        boxes, scores, labels, *masks = whole_model(model, 'mmdet')(image.flip(0)[None].float())
+    assert len(expected) > 2
+    assert labels.tolist() == expected.labels.tolist()
+    # Both are the same operations in float32, up to the order of sums.
+    torch.testing.assert_close(scores, expected.scores, rtol=0, atol=1e-5)
+    torch.testing.assert_close(boxes, expected.bboxes, rtol=0, atol=1e-3)
+    assert [x.shape for x in masks] == [(len(boxes), 28, 28)] * (kind != 'retinanet')
+
+
+@pytest.mark.slow
+def test_an_exported_detector_finds_what_mmdet_finds_at_every_size(tmp_path, files):
+    config, checkpoint, model = files('mmdet', DETECTOR + DETECTORS['mask_rcnn'], 0.2)
+    exported = export(config, checkpoint, tmp_path / 'x.onnx', dynamic=True)
+    from_file = ModelFromFile(str(exported.path))
+    for height, width in [(64, 96), (32, 32), (100, 70)]:  # mmdet and the file pad the last
+        image = image_of(height, width)
+        expected = detect(model, image, (2 * height, 2 * width))
+        found = detect(from_file, image, (2 * height, 2 * width))
+        if not height % 32:  # mmdet clips to the image what the file clips to the padded one
+            assert found.labels.tolist() == expected.labels.tolist()
+            torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-4)
+            torch.testing.assert_close(found.bboxes, expected.bboxes, rtol=0, atol=1e-2)
+            assert (found.masks != expected.masks).float().mean() < 1e-3
+        assert (found.bboxes.max(0).values <= torch.tensor([width, height] * 2) * 2).all()
+        assert found.masks.shape[1:] == (2 * height, 2 * width)
+    # The mean color becomes zero: with biases of zero, no class has more than a quarter.
+    empty = exported(exported.network.mean.repeat(1, 64, 64)[None])
+    assert [tuple(x.shape) for x in empty] == [(0, 4), (0,), (0,), (0, 28, 28)]
+    assert {key: exported.metadata[key] for key in ('task', 'part', 'channel_order')} == dict(
+        task='detection', part='model', channel_order='RGB'
+    )
+    assert exported.metadata['classes'] == ['0', '1', '2']
+    assert exported.metadata['size'] is None and exported.metadata['divisor'] == 32
+    assert exported.metadata['transforms'] == [
+        dict(
+            type='Resize', scale=[96, 64], keep_ratio=True, interpolation='bilinear', backend='cv2'
+        )
+    ]
+    with pytest.raises(ValueError, match=r'takes images \(1, 3, H, W\) .* multiples of 32, got'):
+        exported(torch.zeros(2, 3, 64, 64))
+
+
+@pytest.mark.slow
+def test_an_exported_segmenter_has_the_metric_of_its_checkpoint(tmp_path, files):
+    rng = np.random.default_rng(0)
+    for folder in ('img', 'ann'):
+        (tmp_path / folder).mkdir()
+    for i in range(2):
+        picture = image_of(60, 100).permute(1, 2, 0).numpy() + rng.integers(0, 20, (60, 100, 3))
+        Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(tmp_path / f'img/{i}.jpg')
+        labels = rng.integers(0, 3, (60, 100), dtype=np.uint8)
+        Image.fromarray(labels).save(tmp_path / f'ann/{i}.png')
+    config, checkpoint, _ = files('mmseg', SEGMENTER.format(root=tmp_path), 0.2)
+    exported = tmp_path / 'x.onnx'
+    export(config, checkpoint, exported, size=(64, 64), scores=True)
+    metrics = [apis.test(config, str(x), str(tmp_path / 'w')) for x in (checkpoint, exported)]
+    assert 0 < metrics[0]['mIoU'] < 100
+    assert metrics[1]['mIoU'] == pytest.approx(metrics[0]['mIoU'], abs=0.05)
+    with pytest.raises(ValueError, match=r'tta needs a checkpoint, got the exported file'):
+        apis.test(config, str(exported), tta=True)
+    other = {
+        'model.decode_head.num_classes': 4,
+        'test_dataloader.dataset.metainfo': dict(classes=[*'abcd'], palette=[[9] * 3] * 4),
+    }
+    with pytest.raises(ValueError, match=r'x.onnx has classes 3, but .*mmseg.py has 4'):
+        apis.test(config, str(exported), cfg_options=other)
+    large = {'test_dataloader.dataset.pipeline.1.scale': (128, 128)}
+    with pytest.raises(ValueError, match=r'takes images of 64x64, got 128x128 of .*0.jpg after'):
+        apis.test(config, str(exported), str(tmp_path / 'w'), cfg_options=large)
+
+
+def test_what_differs_from_mmdets_computation_is_refused(tmp_path, files):
+    config, checkpoint, _ = files('mmdet', DETECTOR + RETINANET)
+    text = config.read_text()
+    for old, new, message in [
+        ("type='RetinaHead'", "type='RetinaSepBNHead', num_ins=5", 'model.bbox_head must be one'),
+        ("type='nms'", "type='soft_nms'", "model.test_cfg.nms.type must be 'nms' to be exported"),
+        ("type='Resize', scale", "type='Pad', size", 'pipeline must resize by Resize'),
+        ("default_scope = 'mmdet'", "default_scope = 'mmagic'", 'only models of mmpretrain, mmseg'),
+    ]:
+        config.write_text(text.replace(old, new))
+        with pytest.raises(ValueError, match=f'{message}.*with --part backbone'):
+            export(config, checkpoint, tmp_path / 'x.pt2', 'torch_export')
+    config.write_text(text)
+    for options, message in [
+        (dict(size=(16, 64)), r'size must be .* at least 32, got \(16, 64\)'),
+        (dict(size=(64, 64), dynamic=True), 'size must be left out of a dynamic file'),
+        (dict(part='head'), "part must be model or backbone, got 'head'"),
+        (dict(scores=True), 'scores are for segmenters'),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            export(config, checkpoint, tmp_path / 'x.pt2', 'torch_export', **options)
+    assert not [*tmp_path.glob('*.pt2')]
+    (tmp_path / 'x.onnx').write_text('no')
+    with pytest.raises(ValueError, match=r'x.onnx is no exported network'):
+        ExportedFile(tmp_path / 'x.onnx')
