@@ -64,13 +64,22 @@ def skip_without(format):
 @pytest.mark.parametrize(('format', 'suffix'), [('onnx', '.onnx'), ('torch_export', '.pt2')])
 def test_one_dynamic_file_agrees_with_pytorch_at_every_size(tmp_path, files, format, suffix):
     skip_without(format)
-    # Two stages: tracing symbolic sizes takes a while, and the others have nothing new.
-    config, checkpoint = files('mmdet', (0, 1))
+    config, checkpoint = files('mmdet', (0, 3))
     run = export(config, checkpoint, tmp_path / f'x{suffix}', format, dynamic=True, part='backbone')
     # With this seed no token is so near to a cluster's edge that rounding decides.
     torch.manual_seed(1)
-    for shape in [(1, 3, 224, 224), (1, 3, 256, 320), (1, 3, 480, 640), (3, 3, 32, 96)]:
-        assert compare(run, shape).difference <= 1e-4
+    for shape in [(1, 3, 32, 32), (2, 3, 32, 64), (1, 3, 64, 32), (3, 3, 32, 96)]:
+        assert compare(run, shape).difference <= 1e-4, shape
+    # Of many tokens, there are always some so near to an edge in one of all stages.
+    for size in [(224, 224), (256, 320), (480, 640)]:
+        x = torch.randn(1, 3, *size)
+        with torch.no_grad():
+            torch.testing.assert_close(run(x)[0], run.network(x)[0], rtol=0, atol=1e-4)
+    for shape in [(1, 3, 250, 330), (1, 3, 64, 0), (3, 64, 64), (1, 4, 64, 64)]:
+        with pytest.raises(
+            ValueError, match=r'\(B, 3, H, W\) with H and W that are multiples of 32'
+        ):
+            run(torch.rand(shape))
 
 
 @pytest.mark.slow
@@ -95,23 +104,6 @@ def test_the_oracle_has_no_dynamic_file_with_clusters_of_one_size(tmp_path, file
         export(
             config, checkpoint, tmp_path / 'x.pt2', 'torch_export', dynamic=True, part='backbone'
         )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(('format', 'suffix'), [('onnx', '.onnx'), ('torch_export', '.pt2')])
-def test_a_dynamic_file_takes_sides_of_32_and_names_what_it_refuses(
-    tmp_path, files, format, suffix
-):
-    skip_without(format)
-    config, checkpoint = files('mmdet', (3,))
-    run = export(config, checkpoint, tmp_path / f'x{suffix}', format, dynamic=True, part='backbone')
-    for shape in [(1, 3, 32, 32), (2, 3, 32, 64), (1, 3, 64, 32)]:
-        assert compare(run, shape).difference <= 1e-4
-    for shape in [(1, 3, 250, 330), (1, 3, 64, 0), (3, 64, 64), (1, 4, 64, 64)]:
-        with pytest.raises(
-            ValueError, match=r'\(B, 3, H, W\) with H and W that are multiples of 32'
-        ):
-            run(torch.rand(shape))
 
 
 def test_clusters_of_two_sizes_are_refused_in_a_dynamic_file(tmp_path, files):

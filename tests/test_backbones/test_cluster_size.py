@@ -162,16 +162,17 @@ def test_bad_sizes_are_named(name):
     assert NETWORKS[name](num_clusters=None, cluster_size=98)
 
 
-# Stage 4 has one cluster in small images and several in large ones. The first image is no square,
-# since torch would take its height and width for one size.
-IMAGES = [(256, 320), (224, 224), (416, 544), (544, 416), (333, 517), (225, 231)]
+# Stage 2 has one cluster in the smallest images and several in the others. The first image is no
+# square, since torch would take its height and width for one size.
+IMAGES = [(256, 320), (224, 224), (96, 64), (64, 96), (333, 517), (225, 231)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ('name', 'stages'),
-    # SEC-FasterViT's last stage has windows, which are cut for each size.
-    [('released', (0, 1, 2, 3)), ('SECFasterViT', (0, 1, 2))],
+    # Tracing symbolic sizes takes long, and later stages have nothing new, except SEC-FasterViT's:
+    # the third has clusters, the last has windows, which are cut for each size.
+    [('released', (0, 1)), ('SECFasterViT', (0, 1, 2))],
 )
 @pytest.mark.usefixtures('forgetful_compiler')
 def test_compiles_once_for_all_sizes(name, stages):
