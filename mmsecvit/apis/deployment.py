@@ -1,5 +1,6 @@
 """Export models and backbones: what tools/deployment/export.py does."""
 
+import shutil
 import time
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -115,6 +116,24 @@ def export(
     input, outputs = ('image', network.outputs) if part == 'model' else ('images', maps)
     write_exported(program, out, input, outputs, metadata)
     return Exported(network, out)
+
+
+def copy_runner(exported: Exported) -> str | None:
+    """Copy the module that runs whole models without this package next to an ONNX file.
+
+    Returns:
+        A sentence on it, or None for other files.
+    """
+    source = Path(__file__).with_name('run_model.py')
+    copy = exported.path.with_name(source.name)
+    is_whole = exported.path.suffix == '.onnx' and exported.metadata['part'] == 'model'
+    if not is_whole or not source.is_file():
+        return None
+    if not copy.exists():
+        shutil.copyfile(source, copy)
+    elif copy.read_bytes() != source.read_bytes():
+        return f'{copy} is another file than {source}, which runs {exported.path}, and stays'
+    return f'{copy} runs it where this package is not installed'
 
 
 def _check_arguments(

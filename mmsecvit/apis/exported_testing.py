@@ -116,6 +116,8 @@ class ModelFromFile(BaseModel):
         sample.set_data(dict(pred_sem_seg=PixelData(data=labels)))
 
     def _predict_detection(self, outputs: Sequence[Tensor], sample: Any, _: Any) -> None:
+        from mmdet.models.utils import samplelist_boxtype2tensor
+
         boxes, scores, labels, *masks = outputs
         found = InstanceData(bboxes=boxes, scores=scores, labels=labels)
         if masks:
@@ -134,3 +136,4 @@ class ModelFromFile(BaseModel):
         height, width = sample.ori_shape
         found.bboxes = found.bboxes.min(boxes.new_tensor([width, height, width, height]))
         sample.pred_instances = found
+        samplelist_boxtype2tensor([sample])  # of the annotations, for the visualizer

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,8 @@ from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
 from mmsecvit import apis
-from mmsecvit.apis import export
+from mmsecvit.apis import deployment, export
+from mmsecvit.apis.deployment import copy_runner
 from mmsecvit.apis.exported_files import ExportedFile
 from mmsecvit.apis.exported_models import whole_model
 from mmsecvit.apis.exported_testing import ModelFromFile
@@ -291,7 +294,14 @@ def test_an_exported_segmenter_has_the_metric_of_its_checkpoint(tmp_path, files)
         Image.fromarray(labels).save(tmp_path / f'ann/{i}.png')
     config, checkpoint, _ = files('mmseg', SEGMENTER.format(root=tmp_path), 0.2)
     exported = tmp_path / 'x.onnx'
-    export(config, checkpoint, exported, size=(64, 64), scores=True)
+    written = export(config, checkpoint, exported, size=(64, 64), scores=True)
+    runner = Path(deployment.__file__).with_name('run_model.py')
+    if runner.is_file():
+        assert copy_runner(written) == copy_runner(written)  # the second time, it is there
+        assert (tmp_path / 'run_model.py').read_bytes() == runner.read_bytes()
+        (tmp_path / 'run_model.py').write_text('mine')
+        assert 'is another file' in copy_runner(written)
+        assert (tmp_path / 'run_model.py').read_text() == 'mine'
     metrics = [apis.test(config, str(x), str(tmp_path / 'w')) for x in (checkpoint, exported)]
     assert 0 < metrics[0]['mIoU'] < 100
     assert metrics[1]['mIoU'] == pytest.approx(metrics[0]['mIoU'], abs=0.05)

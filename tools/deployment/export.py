@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from mmsecvit.apis import add_trust_option, command, export
-from mmsecvit.apis.deployment import compare
+from mmsecvit.apis.deployment import compare, copy_runner
 from mmsecvit.apis.exported_files import SUFFIXES
 
 
@@ -40,6 +40,9 @@ def main() -> None:
     args['out'] = args['out'] or Path(args['config'].stem + SUFFIXES[args['format']])
     exported = export(**args)
     print(f'{exported.path}: {exported.path.stat().st_size:,} bytes')
+    runner = copy_runner(exported)
+    if runner:
+        print(runner)
     size = exported.metadata['size']
     for height, width in [size] if size else [(224, 224), (256, 320), (480, 640)]:
         found = compare(exported, (1, 3, height, width))
