@@ -126,8 +126,7 @@ def copy_runner(exported: Exported) -> str | None:
     """
     source = Path(__file__).with_name('run_model.py')
     copy = exported.path.with_name(source.name)
-    is_whole = exported.path.suffix == '.onnx' and exported.metadata['part'] == 'model'
-    if not is_whole or not source.is_file():
+    if exported.path.suffix != '.onnx' or exported.metadata['part'] != 'model':
         return None
     if not copy.exists():
         shutil.copyfile(source, copy)

@@ -296,12 +296,11 @@ def test_an_exported_segmenter_has_the_metric_of_its_checkpoint(tmp_path, files)
     exported = tmp_path / 'x.onnx'
     written = export(config, checkpoint, exported, size=(64, 64), scores=True)
     runner = Path(deployment.__file__).with_name('run_model.py')
-    if runner.is_file():
-        assert copy_runner(written) == copy_runner(written)  # the second time, it is there
-        assert (tmp_path / 'run_model.py').read_bytes() == runner.read_bytes()
-        (tmp_path / 'run_model.py').write_text('mine')
-        assert 'is another file' in copy_runner(written)
-        assert (tmp_path / 'run_model.py').read_text() == 'mine'
+    assert copy_runner(written) == copy_runner(written)  # the second time, it is there
+    assert (tmp_path / 'run_model.py').read_bytes() == runner.read_bytes()
+    (tmp_path / 'run_model.py').write_text('mine')
+    assert 'is another file' in copy_runner(written)
+    assert (tmp_path / 'run_model.py').read_text() == 'mine'
     metrics = [apis.test(config, str(x), str(tmp_path / 'w')) for x in (checkpoint, exported)]
     assert 0 < metrics[0]['mIoU'] < 100
     assert metrics[1]['mIoU'] == pytest.approx(metrics[0]['mIoU'], abs=0.05)
