@@ -25,9 +25,9 @@ DETECTORS = ('mask_rcnn', 'cascade_mask_rcnn', 'retinanet')
 SEGMENTERS = {'semantic_fpn': '80k', 'upernet': '160k'}
 DETECTION = [f'{f}_secvit_{s}_{e}' for f in DETECTORS for s in ARCHS for e in ('1x', '3x')]
 SEGMENTATION = [f'{f}_secvit_{s}_{e}' for f, e in SEGMENTERS.items() for s in ARCHS]
-# One of each kind, and the others, which differ in size and schedule.
+# One of each kind, and the others of other sizes.
 FIRST = [f'{f}_secvit_t_{e}' for f, e in (dict.fromkeys(DETECTORS, '1x') | SEGMENTERS).items()]
-OTHERS = [name for name in DETECTION + SEGMENTATION if name not in FIRST]
+OTHERS = [x for x in DETECTION + SEGMENTATION if x not in FIRST and not x.endswith('3x')]
 
 
 @cache
@@ -234,6 +234,19 @@ def check_one_step(cfg: Config) -> None:
 )
 def test_one_step_on_real_images(name, coco_excerpt, ade20k_excerpt):
     check_one_step(on_small_images(load(name), coco_excerpt, ade20k_excerpt))
+
+
+@pytest.mark.parametrize('size', ARCHS)
+@pytest.mark.parametrize('family', DETECTORS)
+def test_a_step_of_3x_is_one_of_1x(family, size, coco_excerpt, ade20k_excerpt):
+    short, long = (load(f'{family}_secvit_{size}_{epochs}') for epochs in ('1x', '3x'))
+    assert long.model == short.model
+    # The size of the images is what differs.
+    short, long = (on_small_images(cfg, coco_excerpt, ade20k_excerpt) for cfg in (short, long))
+    transforms = [[x.type for x in cfg.train_dataloader.dataset.pipeline] for cfg in (short, long)]
+    assert transforms[1] == transforms[0]
+    for part in ('val_dataloader', 'val_evaluator', 'optim_wrapper'):
+        assert long[part] == short[part]
 
 
 @pytest.mark.parametrize('name', ['mask_rcnn_secvit_t_1x', 'semantic_fpn_secvit_t_80k'])
