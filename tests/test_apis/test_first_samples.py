@@ -127,8 +127,11 @@ def test_a_detectors_evaluation_needs_keys(detector, boxes, key):
 
 def test_heads_that_do_without_the_scale_are_left_alone():
     heads = pytest.importorskip('mmdet.models.dense_heads')
-    assert _scales_boxes(heads.RetinaHead(num_classes=2, in_channels=4, feat_channels=4))
-    assert not _scales_boxes(heads.CenterNetHead(in_channels=4, feat_channels=4, num_classes=2))
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        scaled = heads.RetinaHead(num_classes=2, in_channels=4, feat_channels=4)
+        other = heads.CenterNetHead(in_channels=4, feat_channels=4, num_classes=2)
+    assert _scales_boxes(scaled)
+    assert not _scales_boxes(other)
 
 
 @pytest.fixture(scope='module')

@@ -48,7 +48,8 @@ COMMANDS = {
     'train, load_from': 'train.py CONFIG --work-dir NEW --cfg-options load_from=FILE',
     'test': 'test.py CONFIG FILE --work-dir NEW',
     'demo': 'demo.py IMAGE CONFIG FILE --out-dir NEW',
-    'export a backbone': 'deployment/export.py DENSE FILE --format torch_export --out PT2',
+    'export a backbone': 'deployment/export.py DENSE FILE --part backbone --format torch_export '
+    '--out PT2',
     'export a classifier': 'deployment/export.py CONFIG FILE --format torch_export --out PT2',
     'visualize_clusters': 'analysis/visualize_clusters.py IMAGE CONFIG FILE --out NEW.png',
 }
