@@ -45,7 +45,7 @@ POINTERS = {'q', 'k', 'v', 'x', 'out', 'weight', 'bias', 'addend'}
 
 
 def find_kernel(case: str, dtype: str, dims: int) -> tuple[triton.JITFunction, dict[str, int]]:
-    """The kernel of a case, its constants and options."""
+    """Return the kernel of a case, its constants and options."""
     from mmsecvit.ops import fused_kernels
     from mmsecvit.ops.backends import triton_kernels
 

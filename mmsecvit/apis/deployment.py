@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
@@ -105,12 +106,13 @@ def export(
     """
     out = Path(out)
     _check_arguments(out, format, dynamic, size, part)
-    network, metadata = load_network(config, checkpoint, trust, part, scores)
+    cfg = load_config(config)
+    network, metadata = load_network(cfg, config, checkpoint, trust, part, scores)
     if dynamic:
         _check_dynamic(network)
         metadata.update(size=None, divisor=32)
     else:
-        metadata.update(size=list(size or default_size(load_config(config))), divisor=None)
+        metadata.update(size=list(size or default_size(cfg)), divisor=None)
     program = _trace(network, metadata)
     maps = [f'map{i}' for i in range(len(program.graph.output_node().args[0]))]
     input, outputs = ('image', network.outputs) if part == 'model' else ('images', maps)
@@ -157,6 +159,7 @@ def _check_arguments(
 
 
 def load_network(
+    cfg: Config,
     config: str | Path,
     checkpoint: str,
     trust: bool = False,
@@ -165,10 +168,9 @@ def load_network(
 ) -> tuple[Any, dict]:
     """Build what is exported, with its weights, in eval mode, and describe it.
 
-    The arguments are those of :func:`export`.
+    The arguments are those of :func:`export`, after ``cfg``, what is in ``config``.
     """
     reader = CheckpointReader(trust)
-    cfg = load_config(config)
     scope = cfg.get('default_scope')
     with DefaultScope.overwrite_default_scope(scope), reader.serving_mmengine():
         if part == 'backbone':

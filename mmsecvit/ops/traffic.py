@@ -1,4 +1,4 @@
-"""What the kernels of each custom operation read, write and compute.
+"""Count what the kernels of each custom operation read, write and compute.
 
 Torch sees a custom operation as a whole. :mod:`mmsecvit.analysis.traffic` asks here for the kernels
 inside it, those of Triton and of torch, in their order: whoever changes the body of an operation

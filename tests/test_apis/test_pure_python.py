@@ -225,7 +225,8 @@ def test_training_testing_and_demo_work(config, root, tmp_path):
     assert apis.test(config, checkpoint, str(tmp_path / 'test'), out=str(out))
     assert out.exists()
     assert not apis.infer([root / 'img' / '0.png'], config, checkpoint, tmp_path / 'demo')
-    network, _ = load_network(config, checkpoint)  # what is exported
+    # What is exported.
+    network, _ = load_network(load_config(config), config, checkpoint)
     assert network(torch.rand(1, 3, 64, 64)) is not None
 
 
