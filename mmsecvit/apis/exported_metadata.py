@@ -56,8 +56,14 @@ def describe(
     )
 
 
-def find_transforms(cfg: Config) -> Iterator[dict[str, Any]]:
+def find_transforms(
+    cfg: Config, instead: str = 'export the backbone, with --part backbone'
+) -> Iterator[dict[str, Any]]:
     """Find the transforms of a config's test pipeline that resize or crop images.
+
+    Args:
+        cfg: The config.
+        instead: What to do instead, for the error.
 
     Yields:
         ``Resize`` with ``scale`` (width, height) and ``keep_ratio``, or ``ResizeEdge`` with
@@ -71,22 +77,22 @@ def find_transforms(cfg: Config) -> Iterator[dict[str, Any]]:
     pipeline = datasets[0].get('pipeline') if datasets else cfg.get('test_pipeline')
     for transform in pipeline or []:
         kind = type_name(transform)
+        given = transform if isinstance(transform, dict) else {}
         kernel = dict(
-            interpolation=transform.get('interpolation', 'bilinear'),
-            backend=transform.get('backend', 'cv2'),
+            interpolation=given.get('interpolation', 'bilinear'),
+            backend=given.get('backend', 'cv2'),
         )
-        if kind == 'Resize' and transform.get('scale'):
-            keep_ratio = transform.get('keep_ratio', False)
+        if kind == 'Resize' and given.get('scale'):
+            keep_ratio = given.get('keep_ratio', False)
             yield dict(type=kind, scale=_pair(transform.scale), keep_ratio=keep_ratio, **kernel)
-        elif kind == 'ResizeEdge' and transform.get('edge', 'short') == 'short':
+        elif kind == 'ResizeEdge' and given.get('edge', 'short') == 'short':
             yield dict(type=kind, scale=transform.scale, edge='short', **kernel)
         elif kind == 'CenterCrop':
             yield dict(type=kind, crop_size=_pair(transform.crop_size)[::-1])
         elif not kind.startswith(('Load', 'Pack')):
             raise InputError(
                 'test_dataloader.dataset.pipeline must resize by Resize to a scale, by ResizeEdge '
-                f'of the short edge or by CenterCrop to be exported, got {dict(transform)}: export '
-                'the backbone, with --part backbone'
+                f'of the short edge or by CenterCrop to be exported, got {transform}: {instead}'
             )
 
 
@@ -100,7 +106,7 @@ def default_size(cfg: Config) -> tuple[int, int]:
     if cfg.get('default_scope') == 'mmseg':
         return tuple(preprocessor.get('size') or (512, 512))
     height, width = 224, 224
-    for transform in find_transforms(cfg):
+    for transform in find_transforms(cfg, 'give the size of the images, with --size'):
         if transform['type'] == 'CenterCrop':
             height, width = transform['crop_size']
         elif transform['type'] == 'Resize':

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.model import BaseModel
-from mmengine.registry import MODELS
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,23 +17,21 @@ from .exportable import find_task
 from .exported_files import ExportedFile
 
 
-def set_exported(cfg: Config, config: str | Path, path: str) -> dict[str, Any]:
-    """Let a config's model be an exported file.
+def open_exported(cfg: Config, config: str | Path, path: str) -> 'ModelFromFile':
+    """Return an exported file as a model that can be evaluated with a config.
 
     Args:
         cfg: The config.
         config: Its file, for errors.
         path: ONNX file of a whole model.
 
-    Returns:
-        The file's metadata.
-
     Raises:
         FileNotFoundError: If the file does not exist.
         InputError: If it is no exported model, or its task or number of classes is not the
             config's.
     """
-    metadata = ExportedFile(path).metadata
+    file = ExportedFile(path)
+    metadata = file.metadata
     if metadata.get('part') != 'model':
         raise InputError(f'{path} must be a whole model that tools/deployment/export.py wrote')
     own = dict(
@@ -45,24 +42,21 @@ def set_exported(cfg: Config, config: str | Path, path: str) -> dict[str, Any]:
         if given[name] != value:
             raise InputError(f'{path} has {name} {given[name]}, but {config} has {value}')
     align_corners = (cfg.model.get('decode_head') or {}).get('align_corners', False)
-    cfg.model = ConfigDict(type='ModelFromFile', path=path, align_corners=align_corners)
-    return metadata
+    return ModelFromFile(file, align_corners)
 
 
-@MODELS.register_module()
 class ModelFromFile(BaseModel):
     """Let an exported file predict for the batches of a config's test loader.
 
     Args:
-        path: ONNX file of a whole model.
+        file: ONNX file of a whole model.
         align_corners: How a segmenter's logits are resized to the size of the original image.
     """
 
-    def __init__(self, path: str, align_corners: bool = False) -> None:
+    def __init__(self, file: ExportedFile, align_corners: bool = False) -> None:
         super().__init__()
-        self.file = ExportedFile(path)
-        self.align_corners = align_corners
-        metadata = self.file.metadata
+        self.file, self.align_corners = file, align_corners
+        metadata = file.metadata
         self.task = metadata['task']
         self.pad_value = torch.tensor(metadata['pad_value'])[:, None, None]
         if metadata.get('mask_threshold') is not None:

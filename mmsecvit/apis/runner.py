@@ -21,7 +21,7 @@ from ..errors import InputError
 from .config import add_imports, check_operators, without_sync_batch_norm
 
 
-def build_runner(cfg: Config) -> Runner:
+def build_runner(cfg: Config, built: nn.Module | None = None) -> Runner:
     """Build the runner that a config names, adapted to this machine.
 
     Without an accelerator, processes communicate over gloo, and batch norms are not synchronized.
@@ -31,6 +31,7 @@ def build_runner(cfg: Config) -> Runner:
 
     Args:
         cfg: The config, with ``work_dir`` and ``launcher``.
+        built: Model to run instead of the config's.
 
     Returns:
         The runner.
@@ -57,7 +58,7 @@ def build_runner(cfg: Config) -> Runner:
             if on_cpu:
                 model = without_sync_batch_norm(model)
             parts = without_empty_hooks(without_empty_env_cfg(own_visualizer(parts)))
-            super().__init__(model, **parts)
+            super().__init__(model if built is None else built, **parts)
 
         def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
             if self.distributed and isinstance(model, BaseTTAModel):

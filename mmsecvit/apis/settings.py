@@ -9,7 +9,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 
 from ..datasets import type_name
-from ..datasets.nodes import find_class
+from ..datasets.nodes import find_class, find_nodes
 from .augmentation import find_lost_changes
 from .best_metric import check_monitored_metrics, find_schedulers
 from .class_counts import check_class_counts
@@ -40,6 +40,7 @@ def check_settings(cfg: Config, splits: Iterable[str]) -> list[str]:
         ConfigError: If a setting cannot work, or does not fit another one.
     """
     splits = list(splits)
+    _check_pipelines(cfg, splits)
     messages = [*_mend_loaders(cfg, splits), *_mend_pretrained(cfg)]
     messages += [*check_class_counts(cfg, splits), *check_metric_options(cfg, splits)]
     messages += find_lost_changes(cfg, splits)
@@ -67,6 +68,18 @@ def check_display() -> None:
             f'{reason or f"matplotlib draws with {backend!r}, which has none"}: '
             'use --show-dir to write pictures into a folder'
         )
+
+
+def _check_pipelines(cfg: Config, splits: list[str]) -> None:
+    """Raise a ConfigError if a transform of a data set is neither a dict nor a function."""
+    for name in [f'{split}_dataloader' for split in splits]:
+        for setting, node in find_nodes(cfg.get(name), name, lambda node: 'pipeline' in node):
+            for i, step in enumerate(node.pipeline or ()):
+                if not isinstance(step, dict) and not callable(step):
+                    raise ConfigError(
+                        f'{setting}.pipeline.{i} must be a dict with the type of a transform, got '
+                        f'{step!r}'
+                    )
 
 
 def _check_layer_decay(cfg: Config) -> None:

@@ -13,7 +13,7 @@ from .augmentation import check_merging, set_tta
 from .batches import check_image_sizes
 from .class_names import check_trained_classes
 from .config import fill_in_loaders, load_config, set_visualization
-from .exported_testing import set_exported
+from .exported_testing import open_exported
 from .first_samples import check_first_samples
 from .pictures import keep_folders
 from .runner import build_runner
@@ -83,18 +83,19 @@ def test(
     reader = CheckpointReader(trust)
     # Refuse what cannot be read before all work.
     if exported:
-        content = dict(meta=dict(dataset_meta=set_exported(cfg, config, checkpoint)))
+        model = open_exported(cfg, config, checkpoint)
+        content = dict(meta=dict(dataset_meta=model.file.metadata))
     else:
-        content = reader.read(checkpoint)
+        model, content = None, reader.read(checkpoint)
     suspicious += check_trained_classes(cfg, ('test',), content, checkpoint)
     with reader.serving_mmengine():
-        runner = build_runner(cfg)
+        runner = build_runner(cfg, model)
         if filled_in:
             runner.logger.info(filled_in)
         for message in suspicious:
             runner.logger.warning(message)
         check_merging(runner.model)
-        if not exported:
+        if model is None:
             # mmengine would load what fits and skip the rest.
             check_weights(runner.model, content, checkpoint, config)
         if show_dir:

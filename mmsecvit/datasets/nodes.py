@@ -47,14 +47,15 @@ def find_nodes(
             yield from find_nodes(child, f'{setting}.{i}', matches)
 
 
-def type_name(node: dict | None) -> str:
+def type_name(node: object) -> str:
     """Return the name, without its scope, of the class that a part of a config builds, or ''.
 
     Args:
-        node: A part of a config. Its type is a name, with or without a scope (as in
-            ``mmengine.CheckpointHook``), or, in a pure-Python config, a class.
+        node: A part of a config. Of a dict, the type is a name, with or without a scope (as in
+            ``mmengine.CheckpointHook``), or, in a pure-Python config, a class. Other parts, such as
+            a transform that is a function, build nothing.
     """
-    kind = (node or {}).get('type') or ''
+    kind = (node.get('type') if isinstance(node, dict) else None) or ''
     name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
     return name.rpartition('.')[-1]
 

@@ -9,7 +9,7 @@ from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
 from mmsecvit import apis
-from mmsecvit.apis import deployment, export
+from mmsecvit.apis import deployment, export, exported_files
 from mmsecvit.apis.deployment import copy_runner
 from mmsecvit.apis.exported_files import ExportedFile
 from mmsecvit.apis.exported_models import whole_model
@@ -253,7 +253,7 @@ def test_a_whole_detector_finds_what_mmdet_finds(files, kind):
 def test_an_exported_detector_finds_what_mmdet_finds_at_every_size(tmp_path, files):
     config, checkpoint, model = files('mmdet', DETECTOR + DETECTORS['mask_rcnn'], 0.2)
     exported = export(config, checkpoint, tmp_path / 'x.onnx', dynamic=True)
-    from_file = ModelFromFile(str(exported.path))
+    from_file = ModelFromFile(ExportedFile(exported.path))
     for height, width in [(64, 96), (32, 32), (100, 70)]:  # mmdet and the file pad the last
         image = image_of(height, width)
         expected = detect(model, image, (2 * height, 2 * width))
@@ -283,7 +283,7 @@ def test_an_exported_detector_finds_what_mmdet_finds_at_every_size(tmp_path, fil
 
 
 @pytest.mark.slow
-def test_an_exported_segmenter_has_the_metric_of_its_checkpoint(tmp_path, files):
+def test_an_exported_segmenter_has_the_metric_of_its_checkpoint(tmp_path, files, monkeypatch):
     rng = np.random.default_rng(0)
     for folder in ('img', 'ann'):
         (tmp_path / folder).mkdir()
@@ -301,7 +301,10 @@ def test_an_exported_segmenter_has_the_metric_of_its_checkpoint(tmp_path, files)
     (tmp_path / 'run_model.py').write_text('mine')
     assert 'is another file' in copy_runner(written)
     assert (tmp_path / 'run_model.py').read_text() == 'mine'
+    opened, read = [], exported_files._read_onnx
+    monkeypatch.setattr(exported_files, '_read_onnx', lambda x: opened.append(x) or read(x))
     metrics = [apis.test(config, str(x), str(tmp_path / 'w')) for x in (checkpoint, exported)]
+    assert opened == [exported]
     assert 0 < metrics[0]['mIoU'] < 100
     assert metrics[1]['mIoU'] == pytest.approx(metrics[0]['mIoU'], abs=0.05)
     with pytest.raises(ValueError, match=r'tta needs a checkpoint, got the exported file'):
@@ -329,6 +332,13 @@ def test_what_differs_from_mmdets_computation_is_refused(tmp_path, files):
         config.write_text(text.replace(old, new))
         with pytest.raises(ValueError, match=f'{message}.*with --part backbone'):
             export(config, checkpoint, tmp_path / 'x.pt2', 'torch_export')
+    resize = "dict(type='Resize', scale=(96, 64), keep_ratio=True)"
+    config.write_text(text.replace(resize, "'Resize'"))
+    with pytest.raises(ValueError, match=r'must resize by .*, got Resize: export the backbone'):
+        export(config, checkpoint, tmp_path / 'x.pt2', 'torch_export')
+    config.write_text(text.replace("type='Resize', scale", "type='Pad', size"))
+    with pytest.raises(ValueError, match=r'must resize by .*: give the size .* with --size'):
+        export(config, checkpoint, tmp_path / 'x.pt2', 'torch_export', part='backbone')
     config.write_text(text)
     for options, message in [
         (dict(size=(16, 64)), r'size must be .* at least 32, got \(16, 64\)'),

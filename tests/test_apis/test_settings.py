@@ -15,6 +15,18 @@ def refusal(cfg: dict, splits: tuple[str, ...] = ('train', 'val')) -> str:
     return str(error.value)
 
 
+def test_transforms_are_dicts_or_functions():
+    load = dict(type='LoadImageFromFile')
+    inner = dict(type='CocoDataset', pipeline=[load, 'PackDetInputs'])
+    cfg = dict(test_dataloader=dict(dataset=dict(type='RepeatDataset', dataset=inner)))
+    assert refusal(cfg, ('test',)) == (
+        'test_dataloader.dataset.dataset.pipeline.1 must be a dict with the type of a transform, '
+        "got 'PackDetInputs'"
+    )
+    inner['pipeline'][1] = abs
+    assert check_settings(Config(cfg), ('test',)) == []
+
+
 def test_loaders_without_workers_take_nothing_that_workers_need():
     loader = dict(batch_size=2, num_workers=0, persistent_workers=True, prefetch_factor=2)
     cfg = Config({f'{split}_dataloader': dict(loader) for split in ('train', 'val', 'test')})
