@@ -49,13 +49,21 @@ def measure(sides: dict[str, Build], device: torch.device, rounds: int) -> dict[
     """Time the sides in turns, so that other work of the machine slows all of them alike."""
     memory = {name: peak_memory(build, device) for name, build in sides.items()}
     runs = {name: build() for name, build in sides.items()}
+    seconds = take_turns(runs, device, rounds)
+    return {name: Cost(statistics.median(seconds[name]), memory[name]) for name in sides}
+
+
+def take_turns(
+    runs: dict[str, Callable[[], object]], device: torch.device, rounds: int
+) -> dict[str, list[float]]:
+    """Run all once, then time them in turns: the seconds of each round, by name."""
     for run in runs.values():
         run()
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
             seconds[name].append(time_run(run, device))
-    return {name: Cost(statistics.median(seconds[name]), memory[name]) for name in sides}
+    return seconds
 
 
 def time_run(run: Callable[[], object], device: torch.device, times: int = 1) -> float:

@@ -1,0 +1,3 @@
+# Without local context enhancement.
+_base_ = './secvit_micro_sec_cifar10.py'
+model = dict(backbone=dict(lce=False))
