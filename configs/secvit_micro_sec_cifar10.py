@@ -29,5 +29,5 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
-train_cfg = dict(max_epochs=6, val_interval=2)
+train_cfg = dict(max_epochs=6, val_interval=3)
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=1))

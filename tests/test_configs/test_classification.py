@@ -12,6 +12,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from mmsecvit import list_models
+from mmsecvit.ops.windows import window_runs
 
 pytest.importorskip('mmpretrain')
 
@@ -35,6 +36,11 @@ ABLATIONS = dict(
     wo_cpe=dict(cpe=False),
     wo_conv_stem=dict(stem='patch'),
     cswin=dict(attention='cswin'),
+)
+MICRO_ABLATIONS = ABLATIONS | dict(
+    window=dict(attention='window'),
+    kmeans=dict(attention='kmeans'),
+    one_cluster=dict(num_clusters=(1, 1, 1, 1)),
 )
 
 
@@ -243,6 +249,21 @@ def test_an_ablation_differs_in_its_option_alone(name, data):
     full, ablation = load(f'secvit_t_{data}'), load(f'secvit_t_{name}_{data}')
     full.model.backbone.update(ABLATIONS[name])
     assert ablation.to_dict() == full.to_dict()
+
+
+@pytest.mark.parametrize('name', MICRO_ABLATIONS)
+def test_a_micro_ablation_differs_in_its_option_alone(name):
+    full, ablation = load('secvit_micro_sec_cifar10'), load(f'secvit_micro_{name}_cifar10')
+    full.model.backbone.update(MICRO_ABLATIONS[name])
+    assert ablation.to_dict() == full.to_dict()
+
+
+def test_micro_networks_attend_in_groups_of_like_sizes():
+    sides = (16, 8, 4, 2)  # of the four maps at 64x64
+    clusters = load('secvit_micro_sec_cifar10').model.backbone.num_clusters
+    assert [n * n / c for n, c in zip(sides, clusters, strict=True)] == [32, 16, 16, 4]
+    windows = [{size for _, _, size in window_runs(n, 7)} for n in sides]
+    assert windows == [{5, 6}, {4}, {4}, {2}]
 
 
 @pytest.mark.parametrize('clusters', [(64, 16, 4), (64, 16, 2), (64, 8, 2)])
