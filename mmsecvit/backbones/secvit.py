@@ -105,7 +105,7 @@ class SecViTBlock(BaseModule):
     def forward(self, x: Tensor, rotary: Tensor | None = None) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C); ``rotary`` as in :class:`SECA`."""
         if self.cpe is not None:
-            x = x + self.cpe(x)
+            x = self.cpe.add_to(x)
         if self.recompute:
             x = x + self.drop_path(self.scale1(self.attn(x, rotary, self.norm1)))
             return x + self.drop_path(self.scale2(self.ffn(x, self.norm2)))

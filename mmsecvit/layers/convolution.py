@@ -47,6 +47,13 @@ class DepthwiseConv2d(nn.Conv2d):
         weight = self.weight if self.identity is None else self.weight + self.identity
         return self._conv_forward(x.permute(0, 3, 1, 2), weight, self.bias).permute(0, 2, 3, 1)
 
+    def add_to(self, x: Tensor) -> Tensor:
+        """Add the convolution of a map to the map, (B, H, W, C), in the map's dtype."""
+        if takes(x, self.kernel_size[0]):
+            # In one pass over the map, and in its own dtype under autocast too.
+            return depthwise_conv2d(x, self.weight, self.bias, residual=True)
+        return x + self(x)
+
 
 def conv_stem(
     embed_dims: int, norm_cfg: dict[str, Any], final_act: bool = True, in_channels: int = 3

@@ -3,7 +3,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmsecvit.layers import FFN, SECA, conv_stem, downsampling, rotary_table, rotate
+from mmsecvit.layers import (
+    FFN,
+    SECA,
+    DepthwiseConv2d,
+    conv_stem,
+    downsampling,
+    rotary_table,
+    rotate,
+)
 
 pytestmark = pytest.mark.usefixtures('on_the_gpu')
 
@@ -74,6 +82,13 @@ def test_ffn_of_the_released_network_adds_a_convolution_to_the_hidden_map():
         hidden.permute(0, 3, 1, 2), ffn.conv.weight, ffn.conv.bias, padding=1, groups=18
     )
     torch.testing.assert_close(ffn(x), ffn.fc2(hidden + conv.permute(0, 2, 3, 1)))
+
+
+def test_a_depthwise_convolution_is_added_to_its_map():
+    conv = DepthwiseConv2d(6, kernel_size=3).double()
+    x = torch.randn(2, 3, 5, 6, dtype=torch.float64)
+    expected = F.conv2d(x.permute(0, 3, 1, 2), conv.weight, conv.bias, padding=1, groups=6)
+    torch.testing.assert_close(conv.add_to(x), x + expected.permute(0, 2, 3, 1))
 
 
 @pytest.mark.parametrize('final_act', [True, False])
