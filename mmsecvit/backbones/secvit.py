@@ -16,6 +16,7 @@ from ..layers import (
     FFN,
     SECA,
     DepthwiseConv2d,
+    add,
     conv_stem,
     downsampling,
     patch_stem,
@@ -107,10 +108,10 @@ class SecViTBlock(BaseModule):
         if self.cpe is not None:
             x = self.cpe.add_to(x)
         if self.recompute:
-            x = x + self.drop_path(self.scale1(self.attn(x, rotary, self.norm1)))
-            return x + self.drop_path(self.scale2(self.ffn(x, self.norm2)))
-        x = x + self.drop_path(self.scale1(self.attn(self.norm1(x), rotary)))
-        return x + self.drop_path(self.scale2(self.ffn(self.norm2(x))))
+            x = add(self.drop_path(self.scale1(self.attn(x, rotary, self.norm1))), x)
+            return add(self.drop_path(self.scale2(self.ffn(x, self.norm2))), x)
+        x = add(self.drop_path(self.scale1(self.attn(self.norm1(x), rotary))), x)
+        return add(self.drop_path(self.scale2(self.ffn(self.norm2(x)))), x)
 
 
 @MODELS.register_module()

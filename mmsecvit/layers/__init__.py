@@ -3,6 +3,7 @@
 from .attention import SECA, CrossShapedAttention, KMeansAttention, WindowAttention
 from .convolution import DepthwiseConv2d, conv_stem, downsampling, patch_stem
 from .ffn import FFN
+from .in_place import add
 from .position import WindowPosition
 from .rotary import rotary_table, rotate
 
@@ -14,6 +15,7 @@ __all__ = [
     'KMeansAttention',
     'WindowAttention',
     'WindowPosition',
+    'add',
     'conv_stem',
     'downsampling',
     'patch_stem',

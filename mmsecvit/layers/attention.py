@@ -10,6 +10,7 @@ from ..ops.attention import check_backend, check_clusters, choose_backend
 from ..ops.clustering import Partition
 from ..ops.fused import seca
 from .convolution import DepthwiseConv2d
+from .in_place import add
 from .position import WindowBias
 from .recompute import apply_recomputed
 from .rotary import rotate
@@ -75,7 +76,7 @@ class GroupedAttention(nn.Module):
         merge = 'b heads (h w) d -> b h w (heads d)'
         out = rearrange(out, merge, h=qkv.shape[1])
         if self.lce is not None:
-            out = out + self.lce(rearrange(v, merge, h=qkv.shape[1]))
+            out = add(out, self.lce(rearrange(v, merge, h=qkv.shape[1])))
         return out
 
     def split_heads(

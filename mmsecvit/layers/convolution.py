@@ -9,6 +9,7 @@ from mmcv.cnn.bricks.transformer import AdaptivePadding
 from torch import Tensor, nn
 
 from ..ops.fused import depthwise_conv2d, takes
+from .in_place import GELU, add
 
 
 class DepthwiseConv2d(nn.Conv2d):
@@ -52,7 +53,7 @@ class DepthwiseConv2d(nn.Conv2d):
         if takes(x, self.kernel_size[0]):
             # In one pass over the map, and in its own dtype under autocast too.
             return depthwise_conv2d(x, self.weight, self.bias, residual=True)
-        return x + self(x)
+        return add(self(x), x)
 
 
 def conv_stem(
@@ -76,7 +77,7 @@ def conv_stem(
         layers += [
             nn.Conv2d(channels[i], channels[i + 1], 3, stride, padding=1),
             build_norm_layer(norm_cfg, channels[i + 1])[1],
-            nn.GELU(),
+            GELU(),
         ]
     return nn.Sequential(*(layers if final_act else layers[:-1]))
 

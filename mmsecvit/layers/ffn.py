@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from .convolution import DepthwiseConv2d
+from .in_place import GELU
 from .recompute import apply_recomputed
 
 
@@ -19,7 +20,7 @@ class FFN(nn.Module):
     def __init__(self, embed_dims: int, feedforward_channels: int, with_conv: bool = False) -> None:
         super().__init__()
         self.fc1 = nn.Linear(embed_dims, feedforward_channels)
-        self.act = nn.GELU()
+        self.act = GELU()
         self.conv = (
             DepthwiseConv2d(feedforward_channels, kernel_size=3, residual=True)
             if with_conv

@@ -60,8 +60,11 @@ def apply_recomputed(
     def unpack(packed: Any) -> Tensor:
         if isinstance(packed, Tensor):
             return packed
-        with torch.autocast(device, dtype, enabled):
-            return compute().as_strided(*packed)
+        create_graph = torch.is_grad_enabled()
+        # With gradients, as in the forward pass: without, `cheap` may overwrite `x`.
+        with torch.enable_grad(), torch.autocast(device, dtype, enabled):
+            y = compute()
+        return (y if create_graph else y.detach()).as_strided(*packed)
 
     with saved_tensors_hooks(pack, unpack):
         return function(y)

@@ -23,15 +23,16 @@ def semantic_order(k: Tensor) -> Tensor:
         Token indices by rising similarity, (B, heads, L), int64.
     """
     with torch.no_grad(), _without_autocast(k):
-        # Sums of other strides run in other orders, and their rounding would break ties.
-        k = k.float().contiguous()
-        center = k.mean(dim=-2, keepdim=True)
+        # Sums of other strides run in other orders, and their rounding would break ties. Tokens
+        # first, (B, L, heads, d), is how the layers have them: mostly nothing is copied.
+        k = k.float().transpose(1, 2).contiguous()
+        center = k.mean(dim=1, keepdim=True)
         # Neither the norm of the center nor a common scale of the keys changes the order, so
         # this divides by each key's own norm only. A zero key has similarity 0, as in
         # F.normalize.
         norm = k.norm(dim=-1).clamp_min(torch.finfo(k.dtype).tiny)
         similarity = (k * center).sum(dim=-1) / norm
-        return similarity.argsort(dim=-1, stable=True)
+        return similarity.transpose(1, 2).argsort(dim=-1, stable=True)
 
 
 def kmeans_order(k: Tensor, num_clusters: int, iterations: int = 10) -> Tensor:
