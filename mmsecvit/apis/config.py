@@ -142,7 +142,8 @@ def find_toolbox(model: ConfigDict) -> str | None:
     kind = model.get('type')
     bases = kind.__mro__ if isinstance(kind, type) else []
     modules = [base.__module__ for base in bases] or [str(kind)]
-    packages = [module.partition('.')[0] for module in modules]
+    # mmengine writes a scope into what a config inherits from a toolbox.
+    packages = [model.get('_scope_'), *(module.partition('.')[0] for module in modules)]
     return next((name for name in packages if name in TOOLBOXES), None)
 
 

@@ -4,6 +4,7 @@ import inspect
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
@@ -18,6 +19,7 @@ from .losses import check_losses
 from .metric_options import check_metric_options
 from .schedules import check_schedules
 
+OURS = ('SecViT', 'SECSwin', 'SECFasterViT')
 # What a data loader without worker processes does not take.
 OF_WORKERS = ('persistent_workers', 'prefetch_factor', 'timeout', 'multiprocessing_context')
 # Samplers that never end, of mmengine and of mmdet.
@@ -42,6 +44,7 @@ def check_settings(cfg: Config, splits: Iterable[str]) -> list[str]:
     splits = list(splits)
     _check_pipelines(cfg, splits)
     messages = [*_mend_loaders(cfg, splits), *_mend_pretrained(cfg)]
+    _check_backbone(cfg)
     messages += [*check_class_counts(cfg, splits), *check_metric_options(cfg, splits)]
     messages += find_lost_changes(cfg, splits)
     if cfg.get('default_scope') == 'mmseg':
@@ -82,13 +85,25 @@ def _check_pipelines(cfg: Config, splits: list[str]) -> None:
                     )
 
 
+def _check_backbone(cfg: Config) -> None:
+    """Raise a ConfigError if a backbone of ours gets an argument that it does not take."""
+    for setting, node in find_nodes(cfg.get('model'), 'model', lambda x: type_name(x) in OURS):
+        cls = find_class(node, MODELS, cfg.get('default_scope'))
+        taken = [*inspect.signature(cls).parameters]
+        for name in node.keys() - {'type', '_scope_', *taken}:
+            similar = get_close_matches(name, taken, 1)
+            raise ConfigError(
+                f'{setting}.{name} is no argument of {type_name(node)}: '
+                + (f'{similar[0]} may be meant' if similar else f'it takes {", ".join(taken)}')
+            )
+
+
 def _check_layer_decay(cfg: Config) -> None:
     """Raise a ConfigError if mmdet or mmseg would number the layers of a network unknown to it."""
     constructor = type_name(dict(type=(cfg.get('optim_wrapper') or {}).get('constructor')))
-    ours = ('SecViT', 'SECSwin', 'SECFasterViT')
     backbone = (cfg.get('model') or {}).get('backbone')
     kind = type_name(backbone if isinstance(backbone, dict) else None)
-    if kind in ours and constructor in (
+    if kind in OURS and constructor in (
         'LearningRateDecayOptimizerConstructor',
         'LayerDecayOptimizerConstructor',
     ):

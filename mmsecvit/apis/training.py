@@ -80,6 +80,7 @@ def train(
         set_auto_scale_lr(cfg)
     if tensorboard:
         set_tensorboard(cfg)
+    to_resume = resume or cfg.get('resume')
     set_resume(cfg, resume, reader)
     filled_in = [fill_in_engine(cfg), fill_in_loaders(cfg, ('train', 'val'))]
     suspicious = check_settings(cfg, ('train', 'val'))
@@ -102,10 +103,15 @@ def train(
             runner.logger.warning(
                 f'{load_from} is loaded after {pretrained} (--pretrained) and replaces its weights.'
             )
+        if to_resume and not cfg.resume:
+            runner.logger.warning(
+                f'There is nothing to resume: {cfg.work_dir} holds no checkpoint. The run begins from '
+                'the start.'
+            )
         if starts_from_scratch(cfg):
             runner.logger.warning(
-                'The backbone trains from scratch, and what is frozen keeps random weights: give '
-                'it weights with --pretrained PATH, or continue an earlier run with --resume.'
+                'The backbone trains from scratch, and frozen stages keep random weights if there '
+                'are any: give it weights with --pretrained PATH.'
             )
         for split in ('train', 'val'):
             check_first_samples(runner, split)

@@ -241,6 +241,12 @@ def test_options_for_what_a_config_lacks_are_refused():
         set_tensorboard(cfg)
 
 
+def test_the_toolbox_of_an_inherited_model_is_the_default_scope(tmp_path):
+    config = tmp_path / 'config.py'
+    config.write_text("_base_ = 'mmdet::_base_/models/retinanet_r50_fpn.py'\n")
+    assert load_config(config).default_scope == 'mmdet'
+
+
 def test_a_module_that_is_not_found_is_named(tmp_path):
     config = tmp_path / 'config.py'
     config.write_text("custom_imports = dict(imports=['mmsecvit', 'absent.module_of_mine'])")

@@ -162,6 +162,17 @@ def test_windows_need_a_display(monkeypatch):
         check_display()
 
 
+def test_a_misspelled_argument_of_a_backbone_is_refused_with_the_similar_one():
+    def message(**arguments):
+        model = dict(type='RetinaNet', backbone=dict(type='SecViT', **arguments))
+        return refusal(dict(model=model, default_scope='mmdet'), ('test',))
+
+    assert message(arch='tiny', clustersize=98) == (
+        'model.backbone.clustersize is no argument of SecViT: cluster_size may be meant'
+    )
+    assert message(xyz=1).startswith('model.backbone.xyz is no argument of SecViT: it takes arch, ')
+
+
 @pytest.mark.parametrize('scope', ['', 'mmdet.'])
 def test_constructors_that_do_not_know_our_layers_are_refused(scope):
     model = dict(type='RetinaNet', backbone=dict(type='SecViT'))

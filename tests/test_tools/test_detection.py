@@ -66,7 +66,9 @@ def test_testing_repeats_the_validation_of_training(tmp_path, trained, digit_opt
 def test_resuming_goes_on_where_training_stopped(tmp_path, digit_options):
     work_dir = str(tmp_path)
     once = digit_options | {'train_cfg.max_iters': 1}
-    apis.train(CONFIG, work_dir=work_dir, cfg_options=once)
+    apis.train(CONFIG, work_dir=work_dir, resume='auto', cfg_options=once)
+    (log,) = tmp_path.glob('*/*.log')
+    assert f'There is nothing to resume: {work_dir} holds no checkpoint.' in log.read_text()
     with pytest.raises(FileExistsError, match=r'holds checkpoints .*iter_1.pth.*: add --resume'):
         apis.train(CONFIG, work_dir=work_dir, cfg_options=digit_options)
     apis.train(CONFIG, work_dir=work_dir, resume='auto', cfg_options=digit_options)
