@@ -105,8 +105,8 @@ def train(
             )
         if to_resume and not cfg.resume:
             runner.logger.warning(
-                f'There is nothing to resume: {cfg.work_dir} holds no checkpoint. The run begins from '
-                'the start.'
+                f'There is nothing to resume: {cfg.work_dir} holds no checkpoint. The run begins '
+                'from the start.'
             )
         if starts_from_scratch(cfg):
             runner.logger.warning(
