@@ -206,6 +206,12 @@ def test_configs_on_the_pages_build(page, tmp_path):
         with torch.device('meta'), DefaultScope.overwrite_default_scope(scope):
             model = MODELS.build(cfg.model)
         assert type(model.backbone) is mmsecvit.SecViT
+        # The norm of a map that the neck skips would get no gradient.
+        assert getattr(getattr(model, 'neck', None), 'start_level', 0) == 0
+
+
+def test_readme_is_short():
+    assert len((ROOT / 'README.md').read_text().splitlines()) <= 120
 
 
 def test_the_version_is_the_same_everywhere():
