@@ -3,7 +3,13 @@
 A docstring says, in this order: the package and its versions with the fault, the fault, what the
 workaround does, the upstream issue or commit where one is known, and when the workaround can go.
 A test in ``tests/test_compat.py`` fails once it is no longer needed; where none can, the docstring
-says so. The few workarounds in other modules have docstrings or comments of the same kind.
+says so. These workarounds are where they are used, with docstrings or comments of the same kind:
+``wrap_model`` in ``apis/runner.py``, ``infer`` and ``_INFERENCERS`` in ``apis/inference.py``,
+``without_sync_batch_norm`` in ``apis/config.py``, ``_read_pt2`` in ``apis/exported_files.py``,
+``_save_best_checkpoint`` in ``engine/hooks/checkpoint.py``, ``read_checkpoint`` in
+``checkpoints/reading.py``, ``_WorkerError`` in ``datasets/file_backend.py``, ``is_static`` in
+``ops/clustering.py``, ``LARGEST_CUDA_BATCH`` in ``ops/backends/sdpa.py``, and the convolutions'
+gradients in ``analysis/traffic.py``.
 
 Backbones import this module: what needs more than torch and the basic packages of mmengine
 imports it inside the function.
@@ -92,7 +98,7 @@ def restart_workers(loop: IterBasedTrainLoop) -> None:
 
     mmengine <= 0.10.7 starts them when it builds the loop, before a hook can set their
     ``worker_init_fn``. OneDL's 0.10.12 starts them with the first batch. Remove when no supported
-    version starts them early.
+    version starts them early. There is no test, since the installed version may not have the fault.
     """
     iterator = loop.dataloader_iterator
     if iterator._iterator is not None and loop.dataloader.num_workers:
@@ -180,11 +186,12 @@ def wrapper_for_cpus(model_wrapper_cfg: dict | None, cfg: Config) -> dict:
 
 
 def takes_saved_tensors_hooks() -> bool:
-    """Return whether hooks on what autograd saves would replace none and are allowed.
+    """Return whether ``saved_tensors_hooks`` can be used here.
 
-    torch <= 2.11 (``saved_tensors_hooks``) calls only the innermost hooks, so that an outer
-    checkpoint, or ``save_on_cpu``, does not get what is saved inside; and ``torch.func`` refuses
-    all hooks. No public function tells of either. It can go when hooks nest.
+    They can if no outer hooks are active and torch allows hooks. torch <= 2.11
+    (``saved_tensors_hooks``) calls only the innermost hooks, so that an outer checkpoint, or
+    ``save_on_cpu``, does not get what is saved inside; and ``torch.func`` refuses all hooks. No
+    public function tells of either. It can go when hooks nest.
     """
     autograd = torch._C._autograd
     outer = getattr(autograd, '_top_saved_tensors_default_hooks', lambda ignore_tracing: None)

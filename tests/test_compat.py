@@ -9,12 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
-from mmengine.utils import digit_version
 from torch import nn
 from torch._utils import ExceptionWrapper
 
 from mmsecvit import compat
-from mmsecvit.dependencies import MINIMUM_VERSIONS
 
 
 def test_mmengine_still_loads_fsdp_optimizers_in_the_order_of_torch_2_0():
@@ -92,11 +90,18 @@ def test_runners_still_refuse_to_switch_off_hooks_that_they_do_not_know():
         Runner.register_default_hooks(None, dict(interruption=None))
 
 
-def test_the_oldest_mmengine_still_starts_workers_before_the_loop():
-    # mmengine 0.10.7 does so, OneDL's 0.10.12 does not.
-    assert digit_version(MINIMUM_VERSIONS['mmengine']) <= digit_version('0.10.7'), (
-        compat.restart_workers.__doc__
-    )
+def test_torch_still_calls_only_the_innermost_hooks_on_saved_tensors():
+    called = []
+
+    def hooks(name):
+        return torch.autograd.graph.saved_tensors_hooks(
+            lambda x: called.append(name) or x, lambda x: x
+        )
+
+    x = torch.ones(1, requires_grad=True)
+    with hooks('outer'), hooks('inner'):
+        x.exp()
+    assert called == ['inner'], compat.takes_saved_tensors_hooks.__doc__
 
 
 @pytest.mark.filterwarnings('ignore:.* has been created:UserWarning')

@@ -175,8 +175,12 @@ def set_tensorboard(cfg: Config) -> None:
     cfg.visualizer.vis_backends = [*backends, dict(type='TensorboardVisBackend')]
 
 
-def set_resume(cfg: Config, resume: str | None, reader: CheckpointReader) -> None:
+def set_resume(cfg: Config, resume: str | None, reader: CheckpointReader) -> str:
     """Resume from a checkpoint, or from the latest one in the work directory (``auto``).
+
+    Returns:
+        A sentence for the log that tells what was filled in from the checkpoint; empty if nothing
+        was.
 
     Raises:
         FileNotFoundError: If ``resume`` does not exist.
@@ -193,17 +197,17 @@ def set_resume(cfg: Config, resume: str | None, reader: CheckpointReader) -> Non
                 f'work_dir {cfg.work_dir} holds checkpoints of an earlier run ({earlier[0].name}): '
                 'add --resume to continue it, or choose another --work-dir'
             )
-        return
+        return ''
     if resume != 'auto' and not Path(resume).exists():
         raise FileNotFoundError(f'resume must be a checkpoint, but {resume} does not exist')
     path = find_last_checkpoint(cfg.work_dir) if resume == 'auto' else Path(resume)
     cfg.resume = path is not None
     if path is None:
-        return
+        return ''
     cfg.load_from = str(path)
     if path.is_dir():
         if 'strategy' in cfg:
-            return  # shards, which some strategies write
+            return ''  # shards, which some strategies write
         raise CheckpointError(f'resume must be a file, but {path} is a folder')
     try:
         checkpoint = reader.read(path)
@@ -223,18 +227,20 @@ def set_resume(cfg: Config, resume: str | None, reader: CheckpointReader) -> Non
             f'checkpoint {path} cannot be resumed from, since it has no {", ".join(missing)}'
             f'{advice}'
         )
-    if cfg.get('randomness', {}).get('seed') is None:
-        # mmengine drew this seed at the start; it determines the order of the data.
-        cfg.merge_from_dict({'randomness.seed': checkpoint['meta'].get('seed')})
+    # mmengine drew this seed at the start; it determines the order of the data.
+    seed = checkpoint['meta'].get('seed')
+    if seed is None or cfg.get('randomness', {}).get('seed') is not None:
+        return ''
+    cfg.merge_from_dict({'randomness.seed': seed})
+    return f'Filled in from {path}: randomness.seed={seed}.'
 
 
 def fill_in_engine(cfg: Config) -> str:
     """Name this package's hooks, loop and strategy where a config has mmengine's defaults.
 
-    The configs of this package name them already. Whatever else a config names stays, and None
-    switches a hook off. If a config has ``default_hooks.interruption``, or names one of
-    ``InterruptionHook`` and ``StepSeedHook``, neither of these is filled in, so that a config can
-    have one without the other.
+    The configs of this package name them already. Hooks, loops and strategies of other types stay.
+    ``InterruptionHook`` and ``StepSeedHook`` are filled in together, and only if the config names
+    neither of them and has no ``default_hooks.interruption``. A hook set to None stays off.
 
     Returns:
         A sentence for the log that tells what was filled in; empty if nothing was.
@@ -263,8 +269,10 @@ def fill_in_engine(cfg: Config) -> str:
         if type_name(sampler_seed) == 'DistSamplerSeedHook':
             changes['default_hooks.sampler_seed.type'] = 'StepSeedHook'
     train_cfg = cfg.get('train_cfg') or {}
+    left_out = ''
     if type_name(train_cfg) == 'EpochBasedTrainLoop' or train_cfg.get('by_epoch'):
-        train_cfg.pop('by_epoch', None)
+        if 'by_epoch' in train_cfg:  # mmengine takes either this or a type
+            left_out = f', without train_cfg.by_epoch={train_cfg.pop("by_epoch")}'
         changes['train_cfg.type'] = 'ResumableEpochLoop'
     modules = ['mmsecvit']
     if type_name(cfg.get('strategy')) == 'FSDPStrategy':
@@ -276,7 +284,7 @@ def fill_in_engine(cfg: Config) -> str:
     cfg.merge_from_dict(changes)
     add_imports(cfg, modules)
     changed = ', '.join(f'{key}={value!r}' for key, value in changes.items())
-    return f"tools/train.py replaced mmengine's defaults in the config: {changed}."
+    return f"tools/train.py replaced mmengine's defaults in the config: {changed}{left_out}."
 
 
 def fill_in_loaders(cfg: Config, splits: Iterable[str]) -> str:

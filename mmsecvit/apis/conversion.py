@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..backbones import SecViT
 from ..backbones.secvit import recognize
 from ..checkpoints import check_fit, from_released, is_released, read_state_dict, to_released
+from ..checkpoints.contents import below
 from ..errors import InputError
 from ..necks import SecViTNeck
 from ..version import __version__
@@ -59,7 +60,7 @@ def convert_released(src: str | Path, dst: str | Path, trust: bool = False) -> d
 
 def _recognize_released(released: dict[str, Tensor], weights: dict[str, Tensor]) -> str | dict:
     """Return the architecture, or raise a ValueError if a name or shape does not belong to it."""
-    recognized = recognize(_part(weights, 'backbone.'))
+    recognized = recognize(below(weights, 'backbone.'))
     if not is_released(released) or not recognized:
         first = ', '.join(f'{key} {tuple(released[key].shape)}' for key in [*released][:3])
         raise InputError(f'its weights begin with {first}')
@@ -80,7 +81,3 @@ def _recognize_released(released: dict[str, Tensor], weights: dict[str, Tensor])
     # Errors then have the names of the file.
     check_fit(to_released(model.state_dict(), backbone.rotary_dims), released)
     return arch
-
-
-def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}

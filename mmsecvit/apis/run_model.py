@@ -189,7 +189,7 @@ def load_image(image: Any) -> np.ndarray:
 def resize_pixels(image: np.ndarray, size: Size) -> np.ndarray:
     """Resize (H, W, 3), uint8, to a height and width as OpenCV's bilinear resizing, to the bit.
 
-    A grey level may move a token over the edge of a cluster. So this has OpenCV's integers: weights
+    A gray level may move a token over the edge of a cluster. So this has OpenCV's integers: weights
     of 11 bits, of which the sum over a row's neighbors drops 4 before the sum over rows.
     """
     pixels = image.astype(np.int64)

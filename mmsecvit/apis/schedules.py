@@ -10,6 +10,8 @@ from ..datasets import type_name
 from .best_metric import find_schedulers
 from .config import ConfigError
 
+# Loops that count epochs.
+EPOCH_LOOPS = ('EpochBasedTrainLoop', 'ResumableEpochLoop')
 # Where each kind of schedule says how long its way down is.
 SPANS = dict(CosineAnnealing=('T_max', 'end'), Poly=('end',), MultiStep=('milestones',))
 
@@ -32,7 +34,7 @@ def check_schedules(cfg: Config) -> Iterator[str]:
             raise ConfigError(f'{name}.end must be above its begin, {begin}, got {end}')
     train_cfg = cfg.get('train_cfg') or {}
     kind = type_name(train_cfg)
-    if kind in ('EpochBasedTrainLoop', 'ResumableEpochLoop') or train_cfg.get('by_epoch') is True:
+    if kind in EPOCH_LOOPS or train_cfg.get('by_epoch') is True:
         limit, by_epoch = 'max_epochs', True
     elif kind == 'IterBasedTrainLoop' or train_cfg.get('by_epoch') is False:
         limit, by_epoch = 'max_iters', False

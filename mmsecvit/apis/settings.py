@@ -17,7 +17,7 @@ from .class_counts import check_class_counts
 from .config import ConfigError
 from .losses import check_losses
 from .metric_options import check_metric_options
-from .schedules import check_schedules
+from .schedules import EPOCH_LOOPS, check_schedules
 
 OURS = ('SecViT', 'SECSwin', 'SECFasterViT')
 # What a data loader without worker processes does not take.
@@ -114,7 +114,7 @@ def _check_layer_decay(cfg: Config) -> None:
 
 
 def _mend_loaders(cfg: Config, splits: list[str]) -> Iterator[str]:
-    """Take from loaders without worker processes what only loaders with them have."""
+    """Remove options that need worker processes from loaders with ``num_workers=0``."""
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
         if isinstance(loader, dict) and loader.get('num_workers', 0) == 0:
@@ -129,7 +129,14 @@ def _mend_loaders(cfg: Config, splits: list[str]) -> Iterator[str]:
 
 
 def _mend_pretrained(cfg: Config) -> Iterator[str]:
-    """Raise a ConfigError if a model is to take weights by an argument that it does not have."""
+    """Remove ``pretrained=None`` where a class does not take it.
+
+    Yields:
+        Sentences for the log on what is removed.
+
+    Raises:
+        ConfigError: If ``pretrained`` names weights and a class does not take it.
+    """
     model = cfg.get('model') or {}
     backbone = model.get('backbone') or {}
     for name, part in (('model', model), ('model.backbone', backbone)):
@@ -197,7 +204,7 @@ def _check_schedule(cfg: Config) -> Iterator[str]:
             'val_dataloader and val_evaluator to None'
         )
     sampler = (cfg.get('train_dataloader') or {}).get('sampler') or {}
-    if kind in ('EpochBasedTrainLoop', 'ResumableEpochLoop') and type_name(sampler) in ENDLESS:
+    if kind in EPOCH_LOOPS and type_name(sampler) in ENDLESS:
         raise ConfigError(
             f'train_dataloader.sampler must end, as DefaultSampler does, with train_cfg={kind}, '
             f'got {type_name(sampler)}, with which the first epoch has no end'

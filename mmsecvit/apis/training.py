@@ -81,8 +81,8 @@ def train(
     if tensorboard:
         set_tensorboard(cfg)
     to_resume = resume or cfg.get('resume')
-    set_resume(cfg, resume, reader)
-    filled_in = [fill_in_engine(cfg), fill_in_loaders(cfg, ('train', 'val'))]
+    filled_in = [set_resume(cfg, resume, reader)]
+    filled_in += [fill_in_engine(cfg), fill_in_loaders(cfg, ('train', 'val'))]
     suspicious = check_settings(cfg, ('train', 'val'))
     suspicious += check_data(cfg, ('train', 'val'))
     if cfg.get('resume') and Path(cfg.load_from).is_file():

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property, partial
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch.utils import checkpoint as checkpointing
 
 from ..checkpoints import load_backbone_weights
 from ..errors import InputError
-from ..ops.attention import check_cluster_size
+from ..ops.attention import check_cluster_size, is_count
 
 # What recomputed blocks keep: the attention takes most of the time at large images.
 KEPT_OPERATIONS = [
@@ -71,7 +71,7 @@ class PyramidBackbone(BaseModule):
             raise InputError(f'out_indices must be rising stages among 0 to 3, got {out_indices}')
         if frozen_stages not in range(-1, 5):
             raise InputError(f'frozen_stages must be from -1 to 4, got {frozen_stages}')
-        if not isinstance(in_channels, int) or in_channels < 1:
+        if not is_count(in_channels):
             raise InputError(f'in_channels must be an integer of at least 1, got {in_channels!r}')
         self.out_indices = tuple(out_indices)
         self.num_stages = max(out_indices) + 1
@@ -305,11 +305,7 @@ def find_arch(arch: str | int, architectures: dict[str, dict], alternative: str 
 
 def check_counts(name: str, counts: Sequence[int]) -> None:
     """Raise a ValueError unless ``counts`` are four integers of at least 1, one for each stage."""
-    if (
-        not isinstance(counts, Sequence)
-        or len(counts) != 4
-        or not all(isinstance(count, Integral) and count >= 1 for count in counts)
-    ):
+    if not isinstance(counts, Sequence) or len(counts) != 4 or not all(map(is_count, counts)):
         raise InputError(f'{name} must be four integers of at least 1, got {counts!r}')
 
 

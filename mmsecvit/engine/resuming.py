@@ -7,10 +7,11 @@ from typing import Any
 
 from mmengine.dist import get_world_size
 from mmengine.optim import OptimWrapper, _ParamScheduler
-from mmengine.runner import EpochBasedTrainLoop, Runner, find_latest_checkpoint
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import BatchSampler, DataLoader
 
 from ..checkpoints import CheckpointError
+from .hooks.checkpoint import find_last_checkpoint
 
 BATCH_SIZE, PROCESSES = 'train_dataloader.batch_size', 'the number of processes'
 IMAGES = 'the number of images in train_dataloader.dataset'
@@ -45,7 +46,7 @@ def check_resumed(runner: Runner, checkpoint: dict) -> None:
             would come to its end earlier or later than the training.
     """
     loop, meta = runner._train_loop, checkpoint['meta']
-    path = runner._load_from or find_latest_checkpoint(runner.work_dir)
+    path = runner._load_from or find_last_checkpoint(runner.work_dir)
     source = f'checkpoint {path}'
     new_run = f'a new run from its weights (load_from={path}, another work_dir)'
     now = describe_data_order(loop.dataloader)
@@ -93,7 +94,8 @@ def _compare_schedules(runner: Runner, checkpoint: dict) -> Iterator[tuple[str, 
     """Compare the schedules of a config with a checkpoint's.
 
     Yields:
-        The setting, what differs, and whether the checkpoint's counts iterations and goes on.
+        The setting, the difference, and whether the checkpoint's schedule counts iterations and has
+        not ended.
     """
     built, saved = runner.param_schedulers, checkpoint.get('param_schedulers')
     if not built or not saved:

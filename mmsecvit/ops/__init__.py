@@ -1,4 +1,4 @@
-"""Pure tensor functions of Semantic Equitable Clustering, which need only torch."""
+"""Pure tensor functions of Semantic Equitable Clustering, which call only torch."""
 
 from .attention import sec_attention
 from .clustering import cluster_bounds, count_clusters, kmeans_order, semantic_order

@@ -13,9 +13,9 @@ from ..errors import InputError
 from .backends import reference, sdpa, triton
 from .clustering import Partition, is_static, semantic_order
 
-# Each backend takes (q, k, v, order, partition, scale) with tokens first, (B, L, heads, d), has
-# nothing left to check, and returns (B, L, heads, d). There are at least two clusters where their
-# number is known.
+# Each backend takes (q, k, v, order, partition, scale) with tokens first, (B, L, heads, d), and
+# returns (B, L, heads, d). Backends receive checked arguments and at least two clusters, unless the
+# number is symbolic.
 _BACKENDS: dict[str, Callable[..., Tensor]] = {
     'reference': reference.attention,
     'sdpa': sdpa.attention,
@@ -32,9 +32,14 @@ def check_backend(backend: str) -> None:
         raise InputError(f'backend must be one of {", ".join(names)}, got {backend!r}')
 
 
+def is_count(x: Any) -> bool:
+    """Return whether ``x`` is an integer of at least 1. True is not a number here."""
+    return isinstance(x, Integral) and not isinstance(x, bool) and bool(x >= 1)
+
+
 def check_num_clusters(num_clusters: int) -> None:
     """Raise a ValueError unless ``num_clusters`` is an integer of at least 1."""
-    if not isinstance(num_clusters, Integral) or num_clusters < 1:
+    if not is_count(num_clusters):
         raise InputError(f'num_clusters must be an integer of at least 1, got {num_clusters!r}')
 
 
@@ -50,7 +55,7 @@ def check_clusters(num_clusters: int | None, cluster_size: int | None) -> None:
 
 def check_cluster_size(cluster_size: int, num_clusters: Any) -> None:
     """Raise a ValueError unless ``cluster_size`` is a size and ``num_clusters`` is None."""
-    if isinstance(cluster_size, bool) or not isinstance(cluster_size, Integral) or cluster_size < 1:
+    if not is_count(cluster_size):
         raise InputError(f'cluster_size must be an integer of at least 1, got {cluster_size!r}')
     if num_clusters is not None:
         raise InputError(

@@ -52,7 +52,8 @@ def test_engine_is_filled_in_where_a_config_has_the_defaults():
         "tools/train.py replaced mmengine's defaults in the config: "
         "default_hooks.checkpoint={'type': 'AtomicCheckpointHook', 'interval': 1}, "
         "default_hooks.interruption.type='InterruptionHook', "
-        "default_hooks.sampler_seed.type='StepSeedHook', train_cfg.type='ResumableEpochLoop'."
+        "default_hooks.sampler_seed.type='StepSeedHook', train_cfg.type='ResumableEpochLoop', "
+        'without train_cfg.by_epoch=True.'
     )
     before = cfg.to_dict()
     assert fill_in_engine(cfg) == ''

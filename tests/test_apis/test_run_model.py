@@ -153,7 +153,7 @@ def test_scores_of_a_segmenter_are_resized_as_by_mmseg(tmp_path):
     for label, mask in zip(result['labels'], result['masks'], strict=True):
         labels[mask] = label
     best = scores.topk(2, dim=0).values
-    sure = (best[0] - best[1] > 2).numpy()  # a grey level of each by resizing the image
+    sure = (best[0] - best[1] > 2).numpy()  # a gray level of each by resizing the image
     assert sure.mean() > 0.9
     assert (labels == scores.argmax(0).numpy())[sure].all()
     assert result['classes'] == [INFO['classes'][label] for label in result['labels']]

@@ -66,7 +66,7 @@ def test_other_numbers_of_channels(kind):
         backbone(torch.randn(1, 3, 32, 48))
 
 
-@pytest.mark.parametrize('channels', [0, -3, 3.0, '3'])
+@pytest.mark.parametrize('channels', [0, -3, 3.0, '3', True])
 @pytest.mark.parametrize('kind', BACKBONES)
 def test_bad_in_channels_are_named(kind, channels):
     message = f'in_channels must be an integer of at least 1, got {channels!r}'

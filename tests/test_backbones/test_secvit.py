@@ -325,6 +325,7 @@ def test_every_toolbox_finds_the_backbone(toolbox):
         (dict(num_clusters=(32, 8)), FOUR_CLUSTERS + r'\(32, 8\)'),
         (dict(num_clusters=(32, 8, 0, 1)), FOUR_CLUSTERS + r'\(32, 8, 0, 1\)'),
         (dict(num_clusters=(32, 8, 2.0, 1)), FOUR_CLUSTERS + r'\(32, 8, 2.0, 1\)'),
+        (dict(num_clusters=(32, 8, 2, True)), FOUR_CLUSTERS + r'\(32, 8, 2, True\)'),
         (dict(num_clusters=8), FOUR_CLUSTERS + '8'),
         (dict(num_clusters=8.0), FOUR_CLUSTERS + '8.0'),
         (dict(num_clusters='many'), FOUR_CLUSTERS + "'many'"),

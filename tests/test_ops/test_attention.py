@@ -156,6 +156,7 @@ def test_sdpa_sorts_once_holds_no_attention_matrix_and_gathers_gradients(length)
         (dict(v=torch.randn(1, 2, 10, 8).half()), 'v must have the dtype and device of q'),
         (dict(num_clusters=2.5), 'num_clusters must be an integer of at least 1, got 2.5'),
         (dict(num_clusters=0), 'num_clusters must be an integer of at least 1, got 0'),
+        (dict(num_clusters=True), 'num_clusters must be an integer of at least 1, got True'),
         (
             dict(backend='flash'),
             "backend must be one of auto, reference, sdpa, triton, got 'flash'",

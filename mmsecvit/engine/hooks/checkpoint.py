@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 
 from ...checkpoints import CheckpointError
 
@@ -122,14 +122,14 @@ def find_last_checkpoint(work_dir: str | Path) -> Path | None:
         work_dir: Work directory of earlier runs.
 
     Returns:
-        The checkpoint that ``last_checkpoint`` names. If a crash came before that file was written,
-        the newest regular checkpoint. None if there is none.
+        The checkpoint that mmengine finds, which ``last_checkpoint`` names. If a crash came before
+        that file was written, the newest regular checkpoint. None if there is none.
 
     Raises:
         CheckpointError: If ``last_checkpoint`` names a file that does not exist.
     """
     note = Path(work_dir, LAST_CHECKPOINT)
-    named = note.read_text().strip() if note.is_file() else ''
+    named = find_latest_checkpoint(str(work_dir)) if note.is_file() else ''
     if named:
         if not Path(named).exists():
             raise CheckpointError(

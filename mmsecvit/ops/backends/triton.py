@@ -20,7 +20,8 @@ MAX_DIMS = 128
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # torch 2.7 came with the first Triton whose kernels take tuples.
 AVAILABLE = torch.__version__ >= (2, 7) and find_spec('triton') is not None  # type: ignore[operator]
-# Then Triton interprets its kernels, slowly, on tensors in main memory: for tests without a GPU.
+# With TRITON_INTERPRET=1, Triton runs its kernels in Python on CPU tensors: slow, for tests without
+# a GPU.
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 # Compute capabilities of the GPUs on which the tests of the kernels, as they are now, have passed:
 # `auto` chooses this backend there. docs/performance.md says what has run on which GPU.
@@ -36,11 +37,11 @@ def fakes_on_gpu() -> Iterator[None]:
     For counting what a GPU would do: autograd takes no fake CUDA tensors where no GPU is.
     """
     global _fakes_on_gpu
-    _fakes_on_gpu = True
+    before, _fakes_on_gpu = _fakes_on_gpu, True
     try:
         yield
     finally:
-        _fakes_on_gpu = False
+        _fakes_on_gpu = before
 
 
 def is_on_gpu(x: Tensor) -> bool:

@@ -219,6 +219,8 @@ def test_the_seed_that_was_drawn_is_kept(tmp_path, jobs, one_epoch):
     )
     seed = read_checkpoint(one_epoch)['meta']['seed']
     assert (runner.seed, runner.train_dataloader.sampler.seed) == (seed, seed)
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert f'Filled in from {one_epoch}: randomness.seed={seed}.' in log
 
 
 def truncate(path):
