@@ -17,7 +17,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from ablation_tables import METRICS, draw, read_lines, read_runs, report, write_into
+from ablation_tables import (
+    METRICS,
+    draw,
+    read_lines,
+    read_runs,
+    read_times,
+    report,
+    write_into,
+)
 from measuring import processor, take_turns
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -170,21 +178,15 @@ def run_batch(model: Any, batch: dict, training: bool, images: int) -> None:
 
 
 def report_all(args: argparse.Namespace) -> None:
-    times = args.results.with_suffix('.times.json')
-    measured = json.loads(times.read_text(encoding='utf-8')) if times.exists() else {}
-    runs = read_runs(args.results)
-    text = report(runs, measured)
+    runs, times = read_runs(args.results), read_times(args.results)
+    if args.plot and not times:
+        sys.exit(f'--plot needs the times of {args.results}: write them with `ablate.py time`')
+    text = report(runs, times)
     print(text)
     if args.page:
         write_into(args.page, args.results.name, text)
     if args.plot:
-        draw(runs, measured['ms_per_image'], args.plot)
-
-
-def config_file(name: str) -> Path:
-    if not Path(name).is_file():
-        raise argparse.ArgumentTypeError(f'config {name} does not exist')
-    return Path(name)
+        draw(runs, times['ms_per_image'], args.plot)
 
 
 def parse_args() -> argparse.Namespace:
@@ -193,9 +195,9 @@ def parse_args() -> argparse.Namespace:
     run = commands.add_parser('run', help='train what the results lack')
     measure = commands.add_parser('time', help='time a step and a prediction, on a quiet machine')
     for part in (run, measure):
-        part.add_argument('configs', nargs='+', type=config_file, help='config files')
+        part.add_argument('configs', nargs='+', type=Path, help='config files')
         part.add_argument(
-            '--overrides', type=config_file, help='file of settings that replace those of all'
+            '--overrides', type=Path, help='file of settings that replace those of all'
         )
     run.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     run.add_argument('--results', type=Path, required=True, help='JSON lines to append to')
@@ -211,6 +213,14 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def main() -> None:
+    args = parse_args()
+    files = [*getattr(args, 'configs', ()), *filter(None, [getattr(args, 'overrides', None)])]
+    for path in files or [args.results]:
+        if not path.is_file():
+            sys.exit(f'{path} does not exist')
+    args.function(args)
+
+
 if __name__ == '__main__':
-    arguments = parse_args()
-    arguments.function(arguments)
+    main()

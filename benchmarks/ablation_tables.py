@@ -39,6 +39,12 @@ def read_runs(path: Path) -> Runs:
     return runs
 
 
+def read_times(results: Path) -> dict:
+    """Return what `ablate.py time` wrote for these results, or an empty dict."""
+    path = results.with_suffix('.times.json')
+    return json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+
+
 def last(run: dict, metric: str) -> float:
     """Return a metric of the last validation in percent."""
     return run['validations'][-1][metric] * METRICS[metric][1]
@@ -56,6 +62,8 @@ def report(runs: Runs, times: dict) -> str:
         runs: The finished runs. The first config is what the others are compared with.
         times: What `ablate.py time` wrote, or an empty dict.
     """
+    if not runs:
+        return 'No run is finished yet.'
     parts = [table(runs, metric, times.get('ms_per_image', {})) for metric in metrics_of(runs)]
     lines = [run for by_seed in runs.values() for run in by_seed.values()]
     hours = sum(run['validations'][-1]['processor_seconds'] for run in lines) / 3600

@@ -2,12 +2,14 @@
 
 import importlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / 'benchmarks'
+ROOT = Path(__file__).parents[2]
+BENCHMARKS = ROOT / 'benchmarks'
 
 
 @pytest.fixture
@@ -94,6 +96,18 @@ def test_only_the_results_of_a_page_are_replaced(load, tmp_path):
     assert page.read_text() == (
         'a\n<!-- x.jsonl -->\n\nnew \\1\n\n<!-- /x.jsonl -->\nb <!-- y.jsonl -->\n'
     )
+
+
+def test_the_page_has_the_tables_of_the_committed_results(load):
+    tables = load('ablation_tables')
+    page = (ROOT / 'docs' / 'experiments.md').read_text()
+    shown = re.findall(r'^<!-- (\S+\.jsonl) -->\n\n(.*?)\n\n<!-- /\1 -->$', page, re.M | re.S)
+    folder = ROOT / 'docs' / 'experiments'
+    assert sorted(name for name, _ in shown) == sorted(x.name for x in folder.glob('*.jsonl'))
+    for name, text in shown:
+        results = folder / name
+        expected = tables.report(tables.read_runs(results), tables.read_times(results))
+        assert text == expected, f'run benchmarks/ablate.py report {results} --page docs/...'
 
 
 def test_finished_runs_are_not_run_again(load, results, tmp_path, monkeypatch, capsys):
