@@ -34,7 +34,7 @@ def check_backend(backend: str) -> None:
 
 def is_count(x: Any) -> bool:
     """Return whether ``x`` is an integer of at least 1. True is not a number here."""
-    return isinstance(x, Integral) and not isinstance(x, bool) and bool(x >= 1)
+    return isinstance(x, Integral) and not isinstance(x, bool) and int(x) >= 1
 
 
 def check_num_clusters(num_clusters: int) -> None:
