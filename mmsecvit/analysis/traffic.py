@@ -2,24 +2,21 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
 from ..apis.config import load_config
 from ..errors import InputError
-from ..ops.backends.triton import fakes_on_gpu
 from ..ops.traffic import Kernel, kernels_of
 from .complexity import innermost, part_of, rank_of
+from .fakes import run_on_fakes
 
 # Kinds of kernels by beginnings of their names; all others work element by element.
 KINDS = {
@@ -47,8 +44,6 @@ KINDS = {
     'sums': ('sum', 'mean'),
 }
 OTHER_KIND = 'element by element'
-# Of autocast's list for CUDA, those that these networks call.
-FLOAT32_FUNCTIONS = (F.layer_norm, F.group_norm, F.softmax, Tensor.softmax, torch.softmax)
 # Operators that write without reading, where they have a tensor to write into.
 _WRITERS = ('copy_', 'zero_', 'fill_', 'bernoulli_', 'uniform_', 'normal_')
 # Operators that read as many rows as they write.
@@ -121,10 +116,9 @@ def count_traffic(
 ) -> list[Launch]:
     """List the kernels that a network launches on a GPU in eager mode, and what they move.
 
-    Tensors are fakes, which have shapes and no memory. The Triton kernels of this package count as
-    on a GPU on which they have been proven: there, ``attention_backend='auto'`` is ``triton``. An
-    operator of torch that is no view is one kernel, and moves each tensor that it takes or returns
-    once: caches are left out, and what an operator does in several passes or kernels.
+    An operator of torch that is no view is one kernel, and moves each tensor that it takes or
+    returns once: caches are left out, and what an operator does in several passes or kernels.
+    :func:`run_on_fakes` says how it runs.
 
     Args:
         network: Network from images to a tensor or tensors, on the CPU. It is changed: its
@@ -142,50 +136,30 @@ def count_traffic(
     Raises:
         ValueError: If ``shape`` has not four sizes of at least 1, or if torch is older than 2.7.
     """
-    if len(shape) != 4 or min(shape) < 1:
-        raise InputError(f'shape must be four sizes of at least 1, got {tuple(shape)}')
-    if torch.__version__ < (2, 7):  # type: ignore[operator]
-        raise InputError(f'count_traffic needs torch 2.7 or newer, got {torch.__version__}')
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.utils.module_tracker import ModuleTracker
-
-    network.train(step)
-    stored = torch.float32 if autocast else dtype
-    with FakeTensorMode(allow_non_fake_inputs=True), fakes_on_gpu():
-        _make_fake(network, stored)
-        images = torch.empty(*shape, dtype=stored)
-        with ModuleTracker() as tracker, _Counter(network, tracker) as counter:
-            with _autocast(dtype) if autocast else nullcontext(), torch.set_grad_enabled(step):
-                outs = network(images)
-            if step:
-                outs = [outs] if isinstance(outs, Tensor) else outs
-                sum(out.float().square().mean() for out in outs).backward()
+    counter = _Counter(network)
+    run_on_fakes(network, shape, dtype, autocast, step, counter)
     return counter.launches
-
-
-def _make_fake(network: nn.Module, dtype: torch.dtype) -> None:
-    """Replace parameters and buffers by fakes; those that are floating get the dtype."""
-
-    def fake(x: Tensor) -> Tensor:
-        kept = dtype if x.is_floating_point() else x.dtype
-        return torch.empty_strided(x.shape, x.stride(), dtype=kept)
-
-    for module in network.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            fake_parameter = nn.Parameter(fake(parameter), parameter.requires_grad)
-            setattr(module, name, fake_parameter)
-        for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, fake(buffer))
 
 
 class _Counter(TorchDispatchMode):
     """List the kernels of the operators inside the context."""
 
-    def __init__(self, network: nn.Module, tracker: Any) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.launches: list[Launch] = []
         self._prefix = '' if hasattr(network, 'backbone') else 'backbone.'
-        self._tracker = tracker
+
+    def __enter__(self) -> '_Counter':
+        from torch.utils.module_tracker import ModuleTracker
+
+        self._tracker = ModuleTracker()
+        self._tracker.__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._tracker.__exit__(*error)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
@@ -254,37 +228,6 @@ def _size(x: Tensor) -> int:
 
 def _kind(name: str) -> str:
     return next((kind for kind, names in KINDS.items() if name.startswith(names)), OTHER_KIND)
-
-
-@contextmanager
-def _autocast(dtype: torch.dtype) -> Iterator[None]:
-    """Enable autocast on the CPU, where the fakes are, with the list of CUDA for float32."""
-    enabled, default = torch.is_autocast_enabled('cuda'), torch.get_autocast_dtype('cuda')
-    # `torch.autocast` refuses this where no GPU is.
-    torch.set_autocast_enabled('cuda', True)
-    torch.set_autocast_dtype('cuda', dtype)
-    try:
-        with torch.autocast('cpu', dtype), _InFloat32():
-            yield
-    finally:
-        torch.set_autocast_enabled('cuda', enabled)
-        torch.set_autocast_dtype('cuda', default)
-
-
-class _InFloat32(TorchFunctionMode):
-    """Convert what autocast converts to float32 on CUDA and not on CPUs."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func in FLOAT32_FUNCTIONS and torch.is_autocast_enabled('cpu'):
-            args, kwargs = tree_map_only(Tensor, _widen, (args, kwargs))
-        return func(*args, **kwargs)
-
-
-def _widen(x: Tensor) -> Tensor:
-    return x.float() if x.is_floating_point() else x
 
 
 def traffic_table(networks: dict[str, list[Launch]], roofline: Roofline) -> str:

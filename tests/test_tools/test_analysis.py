@@ -52,14 +52,18 @@ def test_count_traffic(tmp_path, run, capsys):
     config.write_text(CLASSIFIER)
     arguments = (config, '--shape', 2, 3, 64, 64, '--launch', 1000)
     run('count_traffic.py', *arguments, '--step', '--autocast')
-    first, _, head, _, row, *_, last = capsys.readouterr().out.splitlines()
+    first, _, head, _, row, *tables, memory = capsys.readouterr().out.splitlines()
     assert first.startswith('forward and backward pass, 2x3x64x64, bfloat16 by autocast, counted')
     assert head.endswith('| estimate (ms) |')
     name, _, kernels, _, estimate = row.strip('| ').split(' | ')
     assert name == 'config'
     # A millisecond each, next to which nothing else counts here.
     assert float(estimate) == pytest.approx(int(kernels), abs=0.1)
-    assert last.startswith('| element by element |')
+    assert any(line.startswith('| element by element |') for line in tables)
+    # Weights, images, activations and gradients, and all.
+    name, *sizes, total = memory.strip('| ').split(' | ')
+    assert name == 'config'
+    assert float(total) == pytest.approx(sum(map(float, sizes)), abs=0.02)
     for shape in ((2, 3, 64, 0), (2, 4, 64, 64)):
         with pytest.raises(SystemExit, match='must be'):
             run('count_traffic.py', config, '--shape', *shape)

@@ -1,11 +1,19 @@
-"""Count the bytes that networks move on a GPU, and their kernels, without a GPU."""
+"""Count the bytes that networks move on a GPU, their kernels and their memory, without a GPU."""
 
 import argparse
 from pathlib import Path
 
 import torch
 
-from mmsecvit.analysis import Roofline, build_network, count_traffic, traffic_by, traffic_table
+from mmsecvit.analysis import (
+    Roofline,
+    build_network,
+    count_memory,
+    count_traffic,
+    memory_table,
+    traffic_by,
+    traffic_table,
+)
 from mmsecvit.apis import add_config_options, command
 
 
@@ -37,12 +45,12 @@ def main() -> None:
     add_config_options(parser, example='model.backbone.attention_backend=sdpa')
     args = parser.parse_args()
     roofline = Roofline(args.bandwidth, args.arithmetic, args.launch)
-    networks = {}
+    networks, memory = {}, {}
+    run = args.shape, getattr(torch, args.dtype), args.autocast, args.step
     for config in args.configs:
         network = build_network(config, args.cfg_options)
-        networks[Path(config).stem] = count_traffic(
-            network, args.shape, getattr(torch, args.dtype), args.autocast, args.step
-        )
+        networks[Path(config).stem] = count_traffic(network, *run)
+        memory[Path(config).stem] = count_memory(network, *run)
     mode = 'forward and backward pass' if args.step else 'forward pass'
     precision = f'{args.dtype} by autocast' if args.autocast else args.dtype
     print(f'{mode}, {"x".join(map(str, args.shape))}, {precision}, counted on fake tensors\n')
@@ -52,6 +60,10 @@ def main() -> None:
         f'{args.launch:g} µs a kernel, not a measurement. GB and kernels by part and by kind:\n'
     )
     print(traffic_by('part', networks), traffic_by('kind', networks), sep='\n\n')
+    print(
+        '\nGiB (2^30 bytes) alive at the peak, without an optimizer and what the allocator adds:\n'
+    )
+    print(memory_table(memory))
 
 
 if __name__ == '__main__':
