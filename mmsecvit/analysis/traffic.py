@@ -118,23 +118,10 @@ def count_traffic(
 
     An operator of torch that is no view is one kernel, and moves each tensor that it takes or
     returns once: caches are left out, and what an operator does in several passes or kernels.
-    :func:`run_on_fakes` says how it runs.
-
-    Args:
-        network: Network from images to a tensor or tensors, on the CPU. It is changed: its
-            parameters lose their values.
-        shape: Images, (B, C, H, W).
-        dtype: float32, bfloat16 or float16.
-        autocast: Whether the parameters are float32 and autocast decides; else they and the images
-            have the dtype.
-        step: Whether to train: the forward and the backward pass of a mean square of the results,
-            without an optimizer. Otherwise, the network evaluates without gradients.
+    Arguments and errors are those of :func:`run_on_fakes`, which says how the network runs.
 
     Returns:
         The launches in their order.
-
-    Raises:
-        ValueError: If ``shape`` has not four sizes of at least 1, or if torch is older than 2.7.
     """
     counter = _Counter(network)
     run_on_fakes(network, shape, dtype, autocast, step, counter)
