@@ -193,7 +193,10 @@ def innermost(model: ConfigDict) -> ConfigDict:
 
 
 def _fix_inputs(model: BaseModel, shape: Sequence[int]) -> None:
-    """Let a model take an image alone: give it what else it needs to know of one of this shape."""
+    """Replace a model's ``forward`` by one that takes only images, of this shape.
+
+    The replacement fills in the data sample, whose image sizes the model needs.
+    """
     size = tuple(shape)
     names = ('img_shape', 'batch_input_shape', 'pad_shape', 'ori_shape')
     sample = BaseDataElement(metainfo=dict.fromkeys(names, size) | dict(scale_factor=(1.0, 1.0)))

@@ -103,10 +103,12 @@ def find_starved_norm(runner: Runner, loader: Any) -> str | None:
 
 @contextmanager
 def same_random_numbers(devices: Sequence[int] | None = None) -> Iterator[None]:
-    """Let what follows draw the random numbers that it would draw without this.
+    """Restore the states of all random number generators at the end of the block.
+
+    Code after the block then draws the same numbers as if the block had not run.
 
     Args:
-        devices: The GPUs to include. Defaults to all.
+        devices: The GPUs whose generators are restored. Defaults to all.
     """
     states = random.getstate(), np.random.get_state()
     try:

@@ -18,17 +18,18 @@ from .metric_options import COCO_BOXES, COCO_PROPOSALS
 
 
 def check_monitored_metrics(cfg: Config) -> list[str]:
-    """Check that the metrics exist by which hooks and schedules choose, stop or slow down.
+    """Check that the evaluator returns each metric that ``save_best`` or ``monitor`` names.
 
-    mmengine looks for them at the end of the first validation. Evaluators with a metric whose names
-    are unknown are not checked.
+    ``save_best`` chooses the best checkpoint; ``monitor`` ends training early or lowers the
+    learning rate. mmengine looks these metrics up only at the end of the first validation. Nothing
+    is checked where the names of a metric's results are unknown.
 
     Returns:
-        Sentences for the log on what is without effect.
+        Sentences for the log, one for each setting that has no effect.
 
     Raises:
-        ConfigError: If ``save_best`` or ``monitor`` is a metric that the evaluator does not give,
-            with which training would end, or if mmengine does not know which value is the better.
+        ConfigError: If training would stop because the evaluator does not return a named metric,
+            or because mmengine does not know whether higher or lower values are better.
     """
     messages: list[str] = []
     if None in (cfg.get('train_cfg'), cfg.get('val_cfg'), cfg.get('val_evaluator')):

@@ -20,7 +20,7 @@ from ..errors import InputError
 from .batches import same_random_numbers
 from .config import ConfigError
 
-# What a data set of the user's own may do otherwise.
+# The methods that a user's own data set may override to read its samples.
 READERS = ('get_data_info', 'prepare_data')
 PACKS = {'mmdet': 'PackDetInputs', 'mmseg': 'PackSegInputs', 'mmpretrain': 'PackInputs'}
 
@@ -28,8 +28,9 @@ PACKS = {'mmdet': 'PackDetInputs', 'mmseg': 'PackSegInputs', 'mmpretrain': 'Pack
 def check_first_samples(runner: Runner, split: str) -> None:
     """Raise a ConfigError if a pipeline fails, or leaves out what the toolboxes' parts need.
 
-    Copies of the transforms run, so that a training draws what it would draw without this. Nothing
-    is certain of data sets, transforms, models and metrics of the user's own.
+    Copies of the transforms run, and the random number generators are restored afterwards, so that
+    training draws the same numbers as without this check. What data sets, transforms, models and
+    metrics of the user's own need is not known, so they are not checked.
 
     Args:
         runner: The runner before its run, whose loop this builds.
@@ -54,7 +55,7 @@ def check_first_samples(runner: Runner, split: str) -> None:
                 f'but it gives {list_some(sorted(map(str, sample)))}'
             )
         known = sample.get('data_samples')
-        # Those of several views, branches or augmentations are lists or dicts.
+        # Pipelines with several views, branches or augmentations return lists or dicts.
         if not isinstance(sample['inputs'], torch.Tensor) or not isinstance(known, BaseDataElement):
             continue
         metrics = getattr(getattr(loop, 'evaluator', None), 'metrics', [])
@@ -66,7 +67,7 @@ def check_first_samples(runner: Runner, split: str) -> None:
 
 
 def _is_known(part: Any) -> bool:
-    """Tell whether a class or function is the toolboxes'."""
+    """Return whether a class or function belongs to OpenMMLab or to this package."""
     return getattr(part, '__module__', '').partition('.')[0] in PACKAGES
 
 
@@ -90,24 +91,27 @@ def _find_datasets(dataset: Any, setting: str) -> Iterator[tuple[str, Any, bool]
 
 
 def _make_sample(setting: str, dataset: BaseDataset) -> Any:
-    """Return the first sample, or None if it is unknown what a data set does, or if it skips it.
+    """Return the first sample of a data set, or None if this process must not or cannot make it.
+
+    It must not where a data set or transform keeps an open file or a connection to a store: the
+    workers of the data loader, which are forked later, would share it.
 
     Raises:
         ConfigError: If one of the toolboxes' transforms fails, though its files can be read.
     """
-    # What a data set of the user's own opens, its workers would inherit.
+    # A data set with readers of its own may open files, which forked workers would share.
     if any(getattr(type(dataset), name) is not getattr(BaseDataset, name) for name in READERS):
         return None
     if not isinstance(dataset.pipeline, Compose):
         return None
     transforms = dataset.pipeline.transforms
     if any(_reads_store(transform) for transform in transforms):
-        return None  # a connection that processes would inherit
+        return None  # a connection to a store, which forked workers would share
     try:
         transforms = deepcopy(transforms)
         results: Any = dataset.get_data_info(0)
         path = results.get('img_path')
-    except Exception:  # of data sets and transforms of the user's own, and of no images
+    except Exception:  # a data set or transform of the user's own, or an empty data set
         return None
     files = [results.get(key) for key in ('img_path', 'seg_map_path')]
     files = [file for file in files if isinstance(file, str)]

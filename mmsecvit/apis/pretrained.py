@@ -70,9 +70,10 @@ def set_pretrained(cfg: Config, path: str, reader: CheckpointReader) -> None:
 
 
 def starts_from_scratch(cfg: Config) -> bool:
-    """Return whether a run starts without weights and without an earlier run, and should not.
+    """Return whether a run starts from random weights although it needs pretrained ones.
 
-    Classifiers are trained from scratch; only with frozen stages they should not.
+    Detectors and segmenters need pretrained weights. A classifier needs them only if stages of its
+    backbone are frozen.
     """
     scope = cfg.get('default_scope')
     found = [*_find_backbones({'model': cfg.model})]

@@ -174,7 +174,8 @@ class CheckpointReader:
         ``with`` block. With torch < 2.6, checkpoints of training runs need ``trust``: they hold
         more than tensors, and torch cannot be told what of it is harmless.
         """
-        # mmengine.runner imports all of mmengine's strategies, which no backbone needs.
+        # Imported here: mmengine.runner imports FSDP's strategy too, and a backbone, which imports
+        # this module, must not.
         from mmengine.runner.checkpoint import CheckpointLoader
 
         prefixes = ('', *URL_SCHEMES)

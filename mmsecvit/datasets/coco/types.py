@@ -105,7 +105,10 @@ def joins_img_prefix(cls: type) -> bool:
 
 
 def keeps_order(cls: type) -> bool:
-    """Return whether label i is ``classes[i]`` with a class, or with what it is replaced by."""
+    """Return whether a data set or metric of this class gives the label i to ``classes[i]``.
+
+    mmdet's `CocoDataset` and `CocoMetric` count as such, since checked classes replace them.
+    """
     from mmdet.datasets import CocoDataset
     from mmdet.evaluation import CocoMetric
 

@@ -72,7 +72,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, group: Tensor, scale: float) -> Ten
 
 
 def _rows_by_cluster_size(order: Tensor, partition: Partition) -> list[Tensor]:
-    """Find the rows of d channels of each cluster's tokens in (B, L, heads, d).
+    """Return the rows of each cluster's tokens, where (B, L, heads, d) is (B * L * heads, d).
 
     Args:
         order: Permutation of each head's tokens, (B, heads, L), int64.
@@ -99,9 +99,9 @@ def _attend_padded(
 ) -> Tensor:
     """Attend inside clusters whose number is not known while a graph is traced.
 
-    Whether the clusters have one size or two would be a branch. So all get places for the larger
-    size here, and a mask hides the place that a smaller cluster leaves free. Arguments and result
-    are those of :func:`attention`.
+    A traced graph cannot branch on whether the clusters have one size or two. So every cluster gets
+    as many places as a larger cluster has tokens, and a mask hides the places that are free.
+    Arguments and result are those of :func:`attention`.
     """
     shape = q.shape
     number = shape[0] * shape[2] * partition.num_clusters
@@ -119,10 +119,13 @@ def _attend_padded(
 
 
 def _rows_by_place(order: Tensor, partition: Partition, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Give each cluster places for ``size`` tokens, in (B, L, heads, d) seen as rows of d channels.
+    """Return the indices that move tokens into clusters padded to ``size`` places, and back.
 
-    Clusters and their places are one dimension throughout: a dimension of clusters could have the
-    size 1, which is a branch.
+    Queries, keys and values are seen as rows of d channels: (B, L, heads, d) -> (B * L * heads, d).
+    A place that a smaller cluster does not need gets a copy of some row.
+
+    Clusters and places share one dimension, clusters * size, because torch.export adds a branch for
+    a dimension whose size may be 1, as the number of clusters may be.
 
     Args:
         order: Permutation of each head's tokens, (B, heads, L), int64.
@@ -130,8 +133,9 @@ def _rows_by_place(order: Tensor, partition: Partition, size: int) -> tuple[Tens
         size: Number of tokens of the larger clusters.
 
     Returns:
-        The row in each place, and whether it is there for itself and not to fill the place, both
-        (B * heads * clusters * size,); in between, the place of each row, (B * L * heads,).
+        Three tensors: the row in each place, (B * heads * clusters * size,), int64; the place of
+        each row, (B * L * heads,), int64; and whether the cluster needs the place,
+        (B * heads * clusters * size,), bool.
     """
     batch, heads, length = order.shape
     num_clusters = partition.num_clusters
@@ -143,8 +147,8 @@ def _rows_by_place(order: Tensor, partition: Partition, size: int) -> tuple[Tens
     head = torch.arange(batch * heads, device=order.device)[:, None]
     token = order.flatten(0, 1).index_select(1, rank.clamp(max=length - 1))
     rows = (head // heads * length + token) * heads + head % heads
-    # (clusters * size,) -> (B * heads, clusters * size). To flatten what `expand` returns would be
-    # a branch.
+    # (clusters * size,) -> (B * heads, clusters * size). Not `expand`: to flatten what it returns
+    # adds a branch to the graph.
     taken = taken & (head >= 0)
 
     rank = invert_order(order)
