@@ -1,8 +1,8 @@
-"""Train configs with several seeds, one run after the other, and compare what they reach.
+"""Train configs with several seeds, one run after the other, and compare their results.
 
 `run` writes one JSON line for each finished run, and skips those that the file has; `time` measures
 a training step and a prediction; `report` prints tables, and writes them into a page.
-The first config of a file is what the others are compared with.
+All other configs are compared with the first one of the file.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def append(path: Path, line: dict) -> None:
 
 
 def run_all(args: argparse.Namespace) -> None:
-    """Run what the results lack, each in a process of its own: seed by seed, all configs."""
+    """Run what is not in the results, each in a process of its own: all configs, seed by seed."""
     done = read_runs(args.results) if args.results.exists() else {}
     runs = [(config, seed) for seed in args.seeds for config in args.configs]
     pending = [(config, seed) for config, seed in runs if seed not in done.get(config.stem, {})]
@@ -153,7 +153,7 @@ def time_all(args: argparse.Namespace) -> None:
 
 
 def prepare(config: Path, overrides: Path | None, training: bool) -> Callable[[], None]:
-    """Return what trains or predicts the config's first batch, which is in memory already."""
+    """Return a function that trains or predicts the config's first batch, which is in memory."""
     from mmsecvit.apis.config import load_config, without_sync_batch_norm
 
     cfg = load_config(config, cfg_options=read_overrides(overrides))

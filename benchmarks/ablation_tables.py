@@ -1,4 +1,4 @@
-"""Tables and a picture of the runs that ablate.py finished."""
+"""Write tables and draw a picture of the runs that ablate.py finished."""
 
 import json
 import re
@@ -56,7 +56,7 @@ def metrics_of(runs: Runs) -> list[str]:
 
 
 def report(runs: Runs, times: dict) -> str:
-    """Write a Markdown table for each metric, and what ran where.
+    """Return a Markdown table for each metric, and the hardware of the runs.
 
     Args:
         runs: The finished runs. The first config is what the others are compared with.
@@ -103,7 +103,7 @@ def table(runs: Runs, metric: str, times: dict[str, dict[str, float]]) -> str:
 
 
 def write_into(page: Path, name: str, text: str) -> None:
-    """Replace what a page has between the comments of a results file."""
+    """Replace the part of a page between the two comments with the name of a results file."""
     pattern = re.compile(rf'(<!-- {re.escape(name)} -->\n).*?(<!-- /{re.escape(name)} -->)', re.S)
     content = page.read_text(encoding='utf-8')
     page.write_text(pattern.sub(lambda m: f'{m[1]}\n{text}\n\n{m[2]}', content), encoding='utf-8')

@@ -110,7 +110,7 @@ def step(model: nn.Module, images: Tensor, precision: AbstractContextManager) ->
 
 
 def installed(network: str) -> bool:
-    """Whether a network can be built here; says why where it cannot."""
+    """Return whether a network can be built here; print the reason if it cannot."""
     try:
         NETWORKS[network]((224, 224))
     except ImportError as error:

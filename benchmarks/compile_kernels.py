@@ -1,4 +1,4 @@
-"""Compile all kernels for GPUs that need not be there, and list what they use."""
+"""Compile all kernels for GPUs that need not be there, and list registers, stack and memory."""
 
 import argparse
 import os
@@ -67,7 +67,7 @@ def find_kernel(case: str, dtype: str, dims: int) -> tuple[triton.JITFunction, d
 
 
 def compile_kernel(case: str, dtype: str, dims: int, capability: int) -> dict[str, int | str]:
-    """Registers and bytes of stack of a thread, bytes of shared memory, matrix instructions."""
+    """Return registers and stack bytes of a thread, bytes of shared memory, matrix instructions."""
     kernel, constants = find_kernel(case, dtype, dims)
     options = {key: constants.pop(key) for key in ('num_warps', 'num_stages') if key in constants}
     signature = {}

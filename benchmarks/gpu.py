@@ -48,7 +48,7 @@ Network = Callable[[tuple[int, int]], nn.Module]
 
 
 class Report:
-    """Markdown and JSON of one part, written anew after each step."""
+    """Write Markdown and JSON of one part, anew after each step."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -80,7 +80,7 @@ class Report:
 def compare(
     builds: dict[str, Build], device: torch.device, rounds: int, deadline: float
 ) -> tuple[dict[str, Cost], dict[str, str], dict[str, Callable[[], object]]]:
-    """Time builds in turns; returns costs, reasons of those without, and what ran."""
+    """Time builds in turns; return costs, the reasons of builds without costs, and what ran."""
     runs: dict[str, Callable[[], object]] = {}
     memory: dict[str, int] = {}
     failures: dict[str, str] = {}
@@ -110,14 +110,14 @@ def compare(
 
 
 def release(device: torch.device) -> None:
-    """Leave the memory to the other sides."""
+    """Free the memory for the other sides."""
     gc.collect()
     if device.type == 'cuda':
         torch.cuda.empty_cache()
 
 
 def replayed(build: Build) -> Callable[[], object]:
-    """Record what a build runs as a CUDA graph, so that its time is the GPU's own."""
+    """Record a build's run as a CUDA graph, so that its time is the GPU's own."""
     run = build()
     run()
     torch.cuda.synchronize()
@@ -135,7 +135,7 @@ def replay(graph: torch.cuda.CUDAGraph, recorded: object) -> None:
 def profile(
     run: Callable[[], object], device: torch.device, rows: int = 40
 ) -> list[tuple[str, int, float]]:
-    """Kernels of one run by the time they take: name, launches, milliseconds."""
+    """Return the kernels of one run, the longest first: name, launches, milliseconds."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == 'cuda':
         activities.append(torch.profiler.ProfilerActivity.CUDA)
@@ -159,7 +159,7 @@ def profile(
 
 
 def limit(part: str, rehearse: bool) -> int:
-    """Seconds for a part; a rehearsal is not about time."""
+    """Return the seconds that a part may take, ten times as many in a rehearsal."""
     return 10 * PARTS[part] if rehearse else PARTS[part]
 
 
@@ -241,7 +241,7 @@ def networks(rehearse: bool) -> dict[str, Network]:
 
 
 def tiny(network: str, size: tuple[int, int]) -> nn.Module:
-    """A network for the rehearsal, built as the one that it stands for."""
+    """Build a small network for the rehearsal, in place of the real one."""
     dims = dict(embed_dims=(8, 8, 16, 16), depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2))
     if network == 'transcription':
         return backbone.ReleasedSecViT(**dims)

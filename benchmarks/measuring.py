@@ -1,4 +1,4 @@
-"""Interleaved timing, peak memory, tables and pictures for the benchmarks."""
+"""Measure time in turns and peak memory, and write tables and pictures, for the benchmarks."""
 
 import argparse
 import gc
@@ -22,7 +22,7 @@ Build = Callable[[], Callable[[], object]]
 
 
 class Cost(NamedTuple):
-    """Cost of one run: seconds, the median of all runs; bytes at the peak, above those before."""
+    """Hold the cost of one run: median seconds, and bytes at the peak above those before."""
 
     seconds: float
     memory: int
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
 
 
 def check_out(out: Path) -> None:
-    """Exit if the picture exists, before all work."""
+    """Exit if the picture exists; call this before any work."""
     if out.exists():
         sys.exit(f'{out} exists: name another file with --out')
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def measure(sides: dict[str, Build], device: torch.device, rounds: int) -> dict[
 def take_turns(
     runs: dict[str, Callable[[], object]], device: torch.device, rounds: int
 ) -> dict[str, list[float]]:
-    """Run all once, then time them in turns: the seconds of each round, by name."""
+    """Run all once, time them in turns, and return the seconds of each round by name."""
     for run in runs.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -67,7 +67,7 @@ def take_turns(
 
 
 def time_run(run: Callable[[], object], device: torch.device, times: int = 1) -> float:
-    """Seconds of one run, the mean of ``times`` in a row."""
+    """Return the seconds of one run, the mean of ``times`` in a row."""
     gc.collect()
     _synchronize(device)
     start = time.perf_counter()
@@ -83,7 +83,7 @@ def _synchronize(device: torch.device) -> None:
 
 
 def peak_memory(build: Build, device: torch.device) -> int:
-    """Bytes that one run needs at its peak above what was there before it."""
+    """Return the bytes that one run needs at its peak, above those that were in use before."""
     if device.type == 'cuda':
         run = build()
         run()
@@ -106,13 +106,13 @@ def _grown_resident_memory(build: Build) -> int:
 
 
 def _resident_memory(kind: str) -> int:
-    """Bytes of this process in main memory by Linux's count: VmRSS now, VmHWM at the peak."""
+    """Return the bytes of this process that Linux counts: VmRSS now, VmHWM at the peak."""
     status = Path('/proc/self/status').read_text()
     return int(re.search(rf'{kind}:\s*(\d+) kB', status)[1]) * 1024
 
 
 def table(costs: dict[str, dict[str, Cost]]) -> str:
-    """Markdown: a row for each case and side; ratios are over the case's first side."""
+    """Return a Markdown table with a row for each case and side, ratios over its first side."""
     lines = ['| case | side | ms | ratio | MiB | ratio |', '|---|---|---|---|---|---|']
     for case, sides in costs.items():
         first = next(iter(sides.values()))
@@ -136,13 +136,13 @@ def setting(args: argparse.Namespace) -> str:
 
 
 def processor() -> str:
-    """Name of the processor, as Linux has it."""
+    """Return the name of the processor, as Linux has it."""
     model = re.search(r'model name\s*: (.*)', Path('/proc/cpuinfo').read_text())
     return model[1] if model else platform.machine()
 
 
 def draw_bars(costs: dict[str, dict[str, Cost]], title: str, out: Path) -> None:
-    """Ratios of time and memory over each case's first side."""
+    """Draw ratios of time and memory over each case's first side."""
     figure = Figure(figsize=(12, 8), dpi=120, layout='constrained')
     FigureCanvasAgg(figure)
     names = list(dict.fromkeys(name for sides in costs.values() for name in sides))
@@ -169,7 +169,7 @@ def _ratio(sides: dict[str, Cost], name: str, field: str) -> float:
 def exponents(
     costs: dict[str, dict[str, Cost]], pixels: Sequence[int], field: str
 ) -> dict[str, float]:
-    """Exponent of each side's growth with the pixels, by least squares of the logarithms."""
+    """Return the exponent of each side's growth with the pixels, fitted to the logarithms."""
     return {
         name: np.polyfit(
             np.log(pixels), np.log([getattr(sides[name], field) for sides in costs.values()]), 1
@@ -181,7 +181,7 @@ def exponents(
 def draw_growth(
     costs: dict[str, dict[str, Cost]], pixels: Sequence[int], title: str, out: Path
 ) -> None:
-    """Time and memory over pixels, both logarithmic, with the exponent of each line."""
+    """Draw time and memory over pixels, both logarithmic, with the exponent of each line."""
     figure = Figure(figsize=(12, 5), dpi=120, layout='constrained')
     FigureCanvasAgg(figure)
     for axes, field in zip(figure.subplots(1, 2), Cost._fields, strict=True):

@@ -1,4 +1,4 @@
-"""The released SecViT, written down plainly: the benchmarks compare the package with it.
+"""Define the released SecViT in plain PyTorch: the benchmarks compare the package with it.
 
 Channels are first, three gathers bring queries, keys and values into their order, a second sort
 finds the way back, and every attention matrix is held in memory. Names are those of the released
@@ -29,7 +29,7 @@ class RotaryEmbedding(nn.Module):
         self.register_buffer('angle', frequencies.repeat_interleave(2))
 
     def forward(self, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines, each (height * width, head_dims)."""
+        """Return cosines and sines, each (height * width, head_dims)."""
         rows = torch.arange(height, device=self.angle.device)[:, None, None] * self.angle
         columns = torch.arange(width, device=self.angle.device)[:, None] * self.angle
         angles = torch.cat(
@@ -135,7 +135,7 @@ class Stage(nn.Module):
 
 
 class ReleasedSecViT(nn.Module):
-    """The released network without its head: images (B, 3, H, W) to its four maps."""
+    """Compute the four maps of images (B, 3, H, W), as the released network without its head."""
 
     def __init__(
         self,
