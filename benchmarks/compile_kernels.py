@@ -28,6 +28,8 @@ DTYPES = {'fp16': 2, 'bf16': 2, 'fp32': 4}
 CAPABILITIES = (80, 86, 89, 90, 100, 120)
 # Of the largest cluster: as many tokens as fill every block.
 CLUSTER_SIZE = 10_000
+# Of a map: as many as fill a block.
+MOST_CHANNELS = 10_000
 # Pointers to other dtypes than the map's, and numbers that are not integers.
 TYPES = dict(
     order='*i64',
@@ -44,19 +46,23 @@ MULTIPLES = {'channels', 'columns', 'x_stride', 'addend_stride', 'out_stride', '
 POINTERS = {'q', 'k', 'v', 'x', 'out', 'weight', 'bias', 'addend'}
 
 
-def find_kernel(case: str, dtype: str, dims: int) -> tuple[triton.JITFunction, dict[str, int]]:
+def find_kernel(
+    case: str, dtype: str, dims: int, capability: int
+) -> tuple[triton.JITFunction, dict[str, int]]:
     """Return the kernel of a case, its constants and options."""
     from mmsecvit.ops import fused_kernels
     from mmsecvit.ops.backends import triton_kernels
 
     name, _, size = case.partition(' ')
     if name in ATTENTION_KERNELS:
-        tiling = triton_kernels.choose_tiling(name, CLUSTER_SIZE, dims, DTYPES[dtype])
+        sizes = CLUSTER_SIZE, dims, DTYPES[dtype]
+        tiling = triton_kernels.choose_tiling(name, *sizes, divmod(capability, 10))
         return getattr(triton_kernels, name), dict(tiling, DIMS=dims)
     if name == '_similarity':
         constants = dict(DIMS=dims, PADDED_DIMS=dims, BLOCK=4096 // dims)
         return triton_kernels._similarity, constants
-    block, columns, num_warps = fused_kernels.TILINGS[name]
+    tiling = fused_kernels.choose_tiling(name, MOST_CHANNELS, divmod(capability, 10))
+    block, columns, num_warps = tiling
     constants = dict(BLOCK=block, BLOCK_COLUMNS=columns, BLOCK_CHANNELS=columns, DIMS=dims)
     constants |= dict(BACKWARD=True, RESIDUAL=True, HAS_BIAS=True, HAS_ADDEND=True)
     kernel = getattr(fused_kernels, name)
@@ -68,7 +74,7 @@ def find_kernel(case: str, dtype: str, dims: int) -> tuple[triton.JITFunction, d
 
 def compile_kernel(case: str, dtype: str, dims: int, capability: int) -> dict[str, int | str]:
     """Return registers and stack bytes of a thread, bytes of shared memory, matrix instructions."""
-    kernel, constants = find_kernel(case, dtype, dims)
+    kernel, constants = find_kernel(case, dtype, dims, capability)
     options = {key: constants.pop(key) for key in ('num_warps', 'num_stages') if key in constants}
     signature = {}
     for argument in kernel.arg_names:

@@ -25,12 +25,10 @@ KERNELS = (3, 5)
 
 def takes(x: Tensor, kernel_size: int) -> bool:
     """Return whether :func:`depthwise_conv2d` should be used for ``x``, (B, H, W, C)."""
-    return (
-        is_on_gpu(x)
-        and kernel_size in KERNELS
-        and unsupported_reason(x[..., :1]) is None
-        and unproven_reason(x) is None
-    )
+    if not is_on_gpu(x) or kernel_size not in KERNELS:
+        return False
+    channel = x[..., :1]  # how wide heads are does not matter here
+    return unsupported_reason(channel) is None and unproven_reason(channel) is None
 
 
 def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, residual: bool) -> Tensor:

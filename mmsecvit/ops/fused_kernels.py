@@ -11,12 +11,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .backends.triton import capability
+
 # Rows and channels of a block, and num_warps.
 TILINGS = {
     '_rotate': (4, 128, 1),
     '_convolve': (16, 64, 2),
     '_weight_gradients': (16, 64, 4),
 }
+# By compute capability, instead of those above: with 2 warps a 5x5 convolution spills there.
+OTHER_TILINGS = {((10, 0), '_convolve'): (16, 64, 4)}
 # Rows that one program of the weights' gradient sums, at least; and programs, at most.
 FEWEST_ROWS = 256
 MOST_CHUNKS = 256
@@ -198,9 +202,15 @@ def _weight_gradients(
         tl.store(bias_sums + part * channels + channel, tl.sum(total, 0), mask=in_channels)
 
 
-def _tiling(kernel: triton.JITFunction, channels: int) -> tuple[int, int, int]:
-    """Return rows and channels of a block, no more channels than there are, and num_warps."""
-    block, block_channels, num_warps = TILINGS[kernel.__name__]
+def choose_tiling(kernel: str, channels: int, capability: tuple[int, int]) -> tuple[int, int, int]:
+    """Return rows and channels of a block, no more channels than there are, and num_warps.
+
+    Args:
+        kernel: A key of ``TILINGS``.
+        channels: Channels of the rows.
+        capability: Compute capability of the GPU.
+    """
+    block, block_channels, num_warps = OTHER_TILINGS.get((capability, kernel), TILINGS[kernel])
     return block, min(block_channels, triton.next_power_of_2(channels)), num_warps
 
 
@@ -224,7 +234,7 @@ def rotate_rows(
         backward: Whether to turn back.
     """
     num_rows = x.shape[0] * x.shape[1]
-    block, block_columns, num_warps = _tiling(_rotate, columns)
+    block, block_columns, num_warps = choose_tiling('_rotate', columns, capability(x))
     with torch.cuda.device_of(x):
         _rotate[(triton.cdiv(num_rows, block), triton.cdiv(columns, block_columns))](
             x,
@@ -267,7 +277,7 @@ def convolve_rows(
         backward: Whether ``x`` is the gradient of the result and ``out`` that of the input.
     """
     num_rows, channels = x.shape
-    block, block_channels, num_warps = _tiling(_convolve, channels)
+    block, block_channels, num_warps = choose_tiling('_convolve', channels, capability(x))
     with torch.cuda.device_of(x):
         _convolve[(triton.cdiv(num_rows, block), triton.cdiv(channels, block_channels))](
             x,
@@ -308,7 +318,7 @@ def weight_gradients(
     """
     num_rows, channels = x.shape
     kernel = weight.shape[-1]
-    block, block_channels, num_warps = _tiling(_weight_gradients, channels)
+    block, block_channels, num_warps = choose_tiling('_weight_gradients', channels, capability(x))
     chunk = chunk_rows(num_rows)
     num_chunks = triton.cdiv(num_rows, chunk)
     sums = x.new_empty(num_chunks, kernel**2, channels, dtype=torch.float32)

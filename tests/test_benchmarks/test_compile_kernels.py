@@ -20,37 +20,40 @@ pytestmark = [
 ]
 
 
-def compile_kernels(kernels, dtype, capabilities):
-    """Return a row for each kernel and capability, with heads of 32 channels."""
+def compile_kernels(kernels, dtype, dims, capabilities):
+    """Return a row for each kernel, width of the heads and capability."""
     # The tests' interpreter compiles nothing.
     environment = {k: v for k, v in os.environ.items() if k != 'TRITON_INTERPRET'}
     command = [sys.executable, str(SCRIPT), '--kernels', *kernels, '--dtypes', dtype]
-    command += ['--dims', '32', '--capabilities', *map(str, capabilities)]
+    command += ['--dims', *map(str, dims), '--capabilities', *map(str, capabilities)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = [line.strip('| ').split(' | ') for line in done.stdout.splitlines()[2:]]
-    assert len(rows) == len(kernels) * len(capabilities)
+    assert len(rows) == len(kernels) * len(dims) * len(capabilities)
     return rows
 
 
+# 86 and 89 compile alike.
 @pytest.mark.parametrize(
-    ('dtype', 'capabilities'), [('bf16', (80, 86, 89, 90, 100, 120)), ('fp32', (80, 90, 120))]
+    ('dtype', 'dims', 'capabilities'),
+    [
+        ('bf16', (32,), (80, 86, 90, 100, 120)),
+        ('bf16', (64, 128), (80,)),
+        ('fp32', (32, 64), (80, 120)),
+    ],
 )
-def test_kernels_fit_every_architecture_and_use_its_matrix_units(dtype, capabilities):
-    units = {90: 'wgmma', 100: 'tcgen05'} if dtype == 'bf16' else {}
-    for row in compile_kernels(('_forward', '_backward_q', '_backward_kv'), dtype, capabilities):
+def test_kernels_fit_every_architecture_and_use_its_matrix_units(dtype, dims, capabilities):
+    units = {90: 'wgmma', 100: 'tcgen05'}
+    kernels = ('_forward', '_backward_q', '_backward_kv')
+    for row in compile_kernels(kernels, dtype, dims, capabilities):
         stack, shared, matrix = int(row[5]), int(row[6]), row[7]
         assert shared <= SHARED_MEMORY, row
-        if dtype == 'bf16':
-            assert stack <= 64, row
-            assert matrix == units.get(int(row[3]), 'mma'), row
-        else:
-            assert matrix != 'none', row
+        assert stack <= 64, row
+        assert matrix == units.get(int(row[3]), 'mma'), row
 
 
 def test_fused_kernels_fit_and_do_not_spill():
     kernels = ('_similarity', '_rotate', '_convolve 5', '_weight_gradients 5')
-    for row in compile_kernels(kernels, 'bf16', (86, 100)):
-        # The goal is 64; the 5x5 convolution spills 96 bytes on 100.
-        assert int(row[5]) <= 96, row
+    for row in compile_kernels(kernels, 'bf16', (32,), (86, 100)):
+        assert int(row[5]) <= 64, row
         assert int(row[6]) <= SHARED_MEMORY, row

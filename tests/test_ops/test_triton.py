@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 from packaging.version import Version
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmsecvit.ops import sec_attention, semantic_order
-from mmsecvit.ops.backends.triton import AVAILABLE
+from mmsecvit.ops.attention import choose_backend
+from mmsecvit.ops.backends.triton import AVAILABLE, fakes_on_gpu
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 pytestmark = [
@@ -64,6 +66,21 @@ def test_values_and_gradients_are_as_exact_as_those_of_sdpa(dtype, length, num_c
         rounding = torch.finfo(dtype).eps * exact_x.abs().max()
         rounding += torch.finfo(torch.float32).eps * term
         assert (fused_x - exact_x).abs().max() <= 2 * (plain_x - exact_x).abs().max() + rounding
+
+
+# On a GPU on which the tests have passed, wider heads have not run.
+@pytest.mark.parametrize(
+    ('dtype', 'dims', 'backend'),
+    [
+        (torch.float32, 32, 'triton'),
+        (torch.float32, 33, 'sdpa'),
+        (torch.bfloat16, 64, 'triton'),
+        (torch.bfloat16, 72, 'sdpa'),
+    ],
+)
+def test_auto_chooses_only_what_has_run_on_a_gpu(dtype, dims, backend):
+    with FakeTensorMode(), fakes_on_gpu():
+        assert choose_backend('auto', torch.empty(2, 2, 9, dims, dtype=dtype)) == backend
 
 
 def test_rows_may_lie_anywhere_in_memory():

@@ -23,9 +23,11 @@ AVAILABLE = torch.__version__ >= (2, 7) and find_spec('triton') is not None  # t
 # With TRITON_INTERPRET=1, Triton runs its kernels in Python on CPU tensors: slow, for tests without
 # a GPU.
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
-# Compute capabilities of the GPUs on which the tests of the kernels, as they are now, have passed:
-# `auto` chooses this backend there. docs/performance.md says what has run on which GPU.
+# Compute capabilities of the GPUs on which the tests of the kernels, as they are now, have passed,
+# and the most bytes of a head's row there: `auto` chooses this backend for them.
+# docs/performance.md says what has run on which GPU.
 PROVEN_CAPABILITIES: tuple[tuple[int, int], ...] = ((9, 0),)
+PROVEN_ROW_BYTES = 128
 # Whether fake tensors stand for tensors on such a GPU: see `fakes_on_gpu`.
 _fakes_on_gpu = False
 
@@ -55,7 +57,7 @@ def unsupported_reason(x: Tensor) -> str | None:
         return 'needs the package triton and torch 2.7 or newer'
     if not (is_on_gpu(x) or INTERPRETED):
         return 'needs CUDA tensors'
-    if is_on_gpu(x) and _capability(x) < (8, 0):
+    if is_on_gpu(x) and capability(x) < (8, 0):
         return 'needs a GPU of compute capability 8.0 or newer'
     if x.dtype not in DTYPES:
         return 'takes float32, float16 and bfloat16'
@@ -72,14 +74,17 @@ def unproven_reason(x: Tensor) -> str | None:
         return 'cannot be traced by torch.jit'
     if torch.compiler.is_compiling():
         return 'has not been compiled with a whole network on a GPU'
-    if _capability(x) not in PROVEN_CAPABILITIES:
+    if capability(x) not in PROVEN_CAPABILITIES:
         return 'has not passed its tests on a GPU of this compute capability'
+    if x.shape[-1] * x.element_size() > PROVEN_ROW_BYTES:
+        return f'has not run on a GPU with heads of more than {PROVEN_ROW_BYTES} bytes a token'
     return None
 
 
-def _capability(x: Tensor) -> tuple[int, int]:
+def capability(x: Tensor) -> tuple[int, int]:
+    """Return the compute capability of the GPU that ``x`` is on or stands for, else (0, 0)."""
     if not x.is_cuda:
-        return PROVEN_CAPABILITIES[0]
+        return PROVEN_CAPABILITIES[0] if is_on_gpu(x) else (0, 0)
     properties = torch.cuda.get_device_properties(x.device)
     return properties.major, properties.minor
 
