@@ -57,22 +57,22 @@ def train_with_mmdet(config: Path, work_dir: Path, *options: str) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ('signum', 'exit_code', 'last', 'step'),
-    [(15, 143, 'interrupted.pth', 3), (9, -9, 'iter_2.pth', 2)],
-    ids=['SIGTERM', 'SIGKILL'],
-)
-def test_mmdets_own_tool_keeps_the_promises(
-    tmp_path, write_config, uninterrupted, signum, exit_code, last, step
-):
-    # mmengine writes a checkpoint after step 2, and after step 4.
-    killed = write_config(last, dict(type='SignalHook', signum=signum, step=2))
-    cfg = Config.fromfile(killed)
-    cfg.default_hooks.checkpoint.interval = 2
-    cfg.dump(killed)
-    assert train_with_mmdet(killed, tmp_path) == exit_code
-    assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / last)
-    assert read_checkpoint(tmp_path / last)['meta']['iter'] == step
+def test_mmdets_own_tool_keeps_the_promises(tmp_path, write_config, uninterrupted):
+    def killed_after(step: int, signum: int) -> Path:
+        path = write_config(f'killed_{signum}', dict(type='SignalHook', signum=signum, step=step))
+        cfg = Config.fromfile(path)
+        cfg.default_hooks.checkpoint.interval = 2
+        cfg.dump(path)
+        return path
+
+    # SIGKILL leaves the checkpoint that mmengine wrote after step 2.
+    assert train_with_mmdet(killed_after(2, signum=9), tmp_path) == -9
+    assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'iter_2.pth')
+    assert read_checkpoint(tmp_path / 'iter_2.pth')['meta']['iter'] == 2
+    # SIGTERM makes one of the step that it interrupts.
+    assert train_with_mmdet(killed_after(2, signum=15), tmp_path, '--resume') == 143
+    assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'interrupted.pth')
+    assert read_checkpoint(tmp_path / 'interrupted.pth')['meta']['iter'] == 3
     assert not (tmp_path / f'iter_{STEPS}.pth').exists()
 
     assert train_with_mmdet(write_config('digits'), tmp_path, '--resume') == 0
