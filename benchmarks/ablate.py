@@ -154,7 +154,8 @@ def time_all(args: argparse.Namespace) -> None:
 
 def prepare(config: Path, overrides: Path | None, training: bool) -> Callable[[], None]:
     """Return a function that trains or predicts the config's first batch, which is in memory."""
-    from mmsecvit.apis.config import load_config, without_sync_batch_norm
+    from mmsecvit.apis.config import load_config
+    from mmsecvit.apis.config_changes import without_sync_batch_norm
 
     cfg = load_config(config, cfg_options=read_overrides(overrides))
     loader = cfg.train_dataloader if training else cfg.val_dataloader

@@ -5,11 +5,11 @@ workaround does, the upstream issue or commit where one is known, and when the w
 A test in ``tests/test_compat.py`` fails once it is no longer needed; where none can, the docstring
 says so. These workarounds are where they are used, with docstrings or comments of the same kind:
 ``wrap_model`` in ``apis/runner.py``, ``infer`` and ``_INFERENCERS`` in ``apis/inference.py``,
-``without_sync_batch_norm`` in ``apis/config.py``, ``_read_pt2`` in ``apis/exported_files.py``,
-``_save_best_checkpoint`` in ``engine/hooks/checkpoint.py``, ``read_checkpoint`` in
-``checkpoints/reading.py``, ``_WorkerError`` in ``datasets/file_backend.py``, ``is_static`` in
-``ops/clustering.py``, ``LARGEST_CUDA_BATCH`` in ``ops/backends/sdpa.py``, and the convolutions'
-gradients in ``analysis/traffic.py``.
+``without_sync_batch_norm`` in ``apis/config_changes.py``, ``_read_pt2`` in
+``apis/exported_files.py``, ``_save_best_checkpoint`` in ``engine/hooks/checkpoint.py``,
+``read_checkpoint`` in ``checkpoints/reading.py``, ``_WorkerError`` in ``datasets/file_backend.py``,
+``is_static`` in ``ops/clustering.py``, ``LARGEST_CUDA_BATCH`` in ``ops/backends/sdpa.py``, and the
+convolutions' gradients in ``analysis/traffic.py``.
 
 Backbones import this module: what needs more than torch and the basic packages of mmengine
 imports it inside the function.

@@ -18,7 +18,8 @@ from ..compat import (
 )
 from ..datasets import set_coco_types, set_image_backend
 from ..errors import InputError
-from .config import add_imports, check_operators, without_sync_batch_norm
+from .config import check_operators
+from .config_changes import add_imports, without_sync_batch_norm
 
 
 def build_runner(cfg: Config, built: nn.Module | None = None) -> Runner:

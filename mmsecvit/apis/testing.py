@@ -12,7 +12,8 @@ from ..errors import InputError
 from .augmentation import check_merging, set_tta
 from .batches import check_image_sizes
 from .class_names import check_trained_classes
-from .config import fill_in_loaders, load_config, set_visualization
+from .config import load_config
+from .config_changes import fill_in_loaders, set_visualization
 from .exported_testing import open_exported
 from .first_samples import check_first_samples
 from .pictures import keep_folders

@@ -11,10 +11,10 @@ from ..datasets import check_data
 from ..errors import InputError
 from .batches import check_image_sizes, check_training_batches
 from .class_names import check_trained_classes
-from .config import (
+from .config import load_config
+from .config_changes import (
     fill_in_engine,
     fill_in_loaders,
-    load_config,
     set_amp,
     set_auto_scale_lr,
     set_resume,

@@ -17,7 +17,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from torch import nn
 
-from mmsecvit.apis.config import without_sync_batch_norm
+from mmsecvit.apis.config_changes import without_sync_batch_norm
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 ARCHS = {'t': 'tiny', 's': 'small', 'b': 'base', 'l': 'large'}
