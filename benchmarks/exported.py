@@ -1,7 +1,7 @@
 """Compare an exported model in ONNX Runtime with the same network in PyTorch, on one image."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,28 +13,29 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor
 
 from mmsecvit.apis.config import load_config
-from mmsecvit.apis.deployment import load_network
+from mmsecvit.apis.deployment import load_network, network_inputs
 from mmsecvit.apis.exported_files import ExportedFile
 from mmsecvit.apis.exported_metadata import default_size
 from mmsecvit.apis.exported_models import ExportedModel, whole_model
 
 
-def build_pytorch(config: Path, checkpoint: str | None, size: tuple[int, int]) -> Callable:
+def build_pytorch(config: Path, checkpoint: str | None, inputs: Sequence[Tensor]) -> Callable:
     cfg = load_config(config)
     network = load_network(cfg, config, checkpoint)[0] if checkpoint else random_network(cfg)
-    return partial(forward, network, random_image(size))
+    return partial(forward, network, *inputs)
 
 
 @torch.no_grad()
-def forward(network: ExportedModel, image: Tensor) -> tuple[Tensor, ...]:
-    return network(image)
+def forward(network: ExportedModel, *inputs: Tensor) -> tuple[Tensor, ...]:
+    return network(*inputs)
 
 
-def build_onnxruntime(file: Path, size: tuple[int, int]) -> Callable:
+def build_onnxruntime(file: Path, inputs: Sequence[Tensor]) -> Callable:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(file, options, providers=['CPUExecutionProvider'])
-    return partial(session.run, None, {'image': random_image(size).numpy()})
+    feed = {x.name: value.numpy() for x, value in zip(session.get_inputs(), inputs, strict=True)}
+    return partial(session.run, None, feed)
 
 
 def random_network(cfg) -> ExportedModel:
@@ -59,10 +60,12 @@ def main() -> None:
     )
     parser.add_argument('--rounds', type=int, default=5, help='timed runs of each side')
     args = parser.parse_args()
-    size = ExportedFile(args.file).metadata['size'] or default_size(load_config(args.config))
+    metadata = ExportedFile(args.file).metadata
+    size = metadata['size'] or default_size(load_config(args.config))
+    inputs = network_inputs(metadata, random_image(size))
     sides = {
-        'PyTorch': partial(build_pytorch, args.config, args.checkpoint, size),
-        'ONNX Runtime': partial(build_onnxruntime, args.file, size),
+        'PyTorch': partial(build_pytorch, args.config, args.checkpoint, inputs),
+        'ONNX Runtime': partial(build_onnxruntime, args.file, inputs),
     }
     versions = f'torch {torch.__version__}, onnxruntime {onnxruntime.__version__}'
     print(f'float32; {processor()}, {torch.get_num_threads()} threads; {versions}\n')

@@ -280,3 +280,39 @@ def stable_sort_in_onnx(
     from onnxscript import opset18
 
     return opset18.TopK(x, opset18.Shape(x, start=-1), axis=-1, largest=0, sorted=1)
+
+
+def adaptive_average_in_onnx(x: Any, output_size: list[int]) -> Any:
+    """Average maps, (B, C, H, W), to (B, C, h, w), as an ONNX graph, for every height and width.
+
+    torch <= 2.11 (``torch.onnx.export``) decomposes ``adaptive_avg_pool2d`` by branches on the
+    size that it traces: files of dynamic sizes stop at others, or compute something else. Remove
+    when such a file takes every size.
+    """
+    from onnxscript import opset18 as op
+
+    def weights(start: int, parts: int) -> Any:  # (parts, length): rows sum to one
+        length = op.Shape(x, start=start, end=start + 1)
+        part = op.Constant(value_ints=list(range(parts)))
+        first = op.Div(op.Mul(part, length), parts)
+        # Round up.
+        end = op.Div(op.Add(op.Mul(op.Add(part, 1), length), parts - 1), parts)
+        first, end = (op.Unsqueeze(edge, [1]) for edge in (first, end))
+        place = op.Range(0, op.Squeeze(length), 1)
+        inside = op.And(op.GreaterOrEqual(place, first), op.Less(place, end))
+        return op.Div(op.CastLike(inside, x), op.CastLike(op.Sub(end, first), x))
+
+    rows, columns = (weights(i, parts) for i, parts in zip((2, 3), output_size, strict=True))
+    return op.MatMul(op.MatMul(rows, x), op.Transpose(columns, perm=[1, 0]))
+
+
+def without_fake_tensor_cache() -> AbstractContextManager[Any]:
+    """Return a context in which ``torch.export`` computes the shape of every result anew.
+
+    torch <= 2.11: where sizes vary, its cache of shapes takes longer than it saves: exporting a
+    SecViT of four blocks for every size took 126 s with it and 80 s without, on one CPU. No test
+    can tell when it is no longer needed: remove when an export takes as long with it.
+    """
+    import torch._dynamo
+
+    return torch._dynamo.config.patch(fake_tensor_cache_enabled=False)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from ..checkpoints import CheckpointReader, check_weights, extract_state_dict
+from ..compat import without_fake_tensor_cache
 from ..errors import InputError
 from ..layers import SECA
 from .config import load_config
@@ -30,8 +31,9 @@ class Comparison(NamedTuple):
 
     Attributes:
         shape: Shape of the input, (B, 3, H, W).
-        difference: Largest absolute difference of any output; 1 for another class. NaN if a
-            detector finds another number of objects.
+        found: Numbers of images, or of objects that a detector finds: of the exported network and
+            of the original one. Only if they are equal, outputs can be compared.
+        difference: Largest absolute difference of any output; 1 for another class.
         share: Fraction of the outputs that differ by more than 1e-4. Where rounding decides which
             cluster a token belongs to, two computations may disagree about its whole cluster.
         torch_seconds: Time of the original network, in seconds: the median of five runs.
@@ -39,10 +41,23 @@ class Comparison(NamedTuple):
     """
 
     shape: tuple[int, ...]
+    found: tuple[int, int]
     difference: float
     share: float
     torch_seconds: float
     exported_seconds: float
+
+    def __str__(self) -> str:
+        outcome = (
+            f'differs by {self.difference:.1e} at most, by more than 1e-4 in {self.share:.1%} of '
+            'the values'
+        )
+        if self.found[0] != self.found[1]:
+            outcome = f'finds {self.found[0]} objects, and PyTorch {self.found[1]}'
+        return (
+            f'{self.shape[2]}x{self.shape[3]}: {outcome}; takes {1000 * self.exported_seconds:.0f} '
+            f'ms (PyTorch: {1000 * self.torch_seconds:.0f} ms)'
+        )
 
 
 class Exported(ExportedFile):
@@ -67,7 +82,8 @@ def export(
     """Write a model, or only its backbone, to a file that runs without this package.
 
     The input of a model is called ``image``: (B, 3, H, W), float32, 0..255, in the order of
-    channels that the file's metadata tells. The outputs are:
+    channels that the file's metadata tells. A detector also takes ``size``, (2,) int64: height and
+    width of the image without its padding, to which it clips boxes. The outputs are:
 
     - of a classifier, ``scores``, (B, classes): probabilities;
     - of a segmenter, ``labels``, (B, H, W) int64, and if wanted ``scores``, (B, classes, H, W):
@@ -113,10 +129,13 @@ def export(
         metadata.update(size=None, divisor=32)
     else:
         metadata.update(size=list(size or default_size(cfg)), divisor=None)
-    program = _trace(network, metadata)
-    maps = [f'map{i}' for i in range(len(program.graph.output_node().args[0]))]
-    input, outputs = ('image', network.outputs) if part == 'model' else ('images', maps)
-    write_exported(program, out, input, outputs, metadata)
+    with without_fake_tensor_cache():
+        program = _trace(network, metadata)
+        maps = [f'map{i}' for i in range(len(program.graph.output_node().args[0]))]
+        inputs, outputs = (['image'], network.outputs) if part == 'model' else (['images'], maps)
+        if _detects(metadata):
+            inputs = [*inputs, 'size']
+        write_exported(program, out, inputs, outputs, metadata)
     return Exported(network, out)
 
 
@@ -208,17 +227,26 @@ def _check_dynamic(network: Any) -> None:
 
 def _trace(network: nn.Module, metadata: dict) -> ExportedProgram:
     """Return the graph of a network, for one image of a size, or for all multiples of 32."""
-    detects = metadata['part'] == 'model' and metadata['task'] == 'detection'
+    detects = _detects(metadata)
     if metadata['size'] is None:
         # torch.export specializes sizes of 0 and 1, and takes equal sizes for one size.
-        example = torch.rand(1 if detects else 2, 3, 224, 256)
+        image = torch.rand(1 if detects else 2, 3, 224, 256)
         height, width = torch.export.Dim('height'), torch.export.Dim('width')
         sizes = {2: 32 * height, 3: 32 * width}
-        shapes = (sizes if detects else {0: torch.export.Dim('batch'), **sizes},)
+        shapes = (sizes, (None,)) if detects else ({0: torch.export.Dim('batch'), **sizes},)
     else:
-        example, shapes = torch.rand(1, 3, *metadata['size']), None
+        image, shapes = torch.rand(1, 3, *metadata['size']), None
     with torch.no_grad():
-        return torch.export.export(network, (example,), dynamic_shapes=shapes)
+        return torch.export.export(network, network_inputs(metadata, image), dynamic_shapes=shapes)
+
+
+def _detects(metadata: dict) -> bool:
+    return metadata['part'] == 'model' and metadata['task'] == 'detection'
+
+
+def network_inputs(metadata: dict, image: Tensor) -> tuple[Tensor, ...]:
+    """Return what a network takes: images, (B, 3, H, W), and a detector their size."""
+    return (image, torch.tensor(image.shape[2:])) if _detects(metadata) else (image,)
 
 
 def compare(exported: Exported, shape: tuple[int, ...]) -> Comparison:
@@ -226,26 +254,27 @@ def compare(exported: Exported, shape: tuple[int, ...]) -> Comparison:
     x = torch.randn(shape)
     if exported.metadata['part'] == 'model':
         x = (128 + 64 * x).clamp(0, 255)
+    inputs = network_inputs(exported.metadata, x)
     with torch.no_grad():
-        expected, torch_seconds = _timed(exported.network, x)
-    got, exported_seconds = _timed(exported, x)
-    if [y.shape for y in got] != [y.shape for y in expected]:
-        return Comparison(shape, float('nan'), float('nan'), torch_seconds, exported_seconds)
-    differences = torch.cat([_difference(*pair) for pair in zip(got, expected, strict=True)])
-    if not len(differences):  # no objects
-        differences = torch.zeros(1)
+        expected, torch_seconds = _timed(exported.network, inputs)
+    got, exported_seconds = _timed(exported, inputs)
+    found = len(got[0]), len(expected[0])
+    differences = torch.zeros(1)  # of no objects
+    if found[0] == found[1] > 0:
+        differences = torch.cat([_difference(*pair) for pair in zip(got, expected, strict=True)])
     share = (differences > 1e-4).double().mean().item()
-    return Comparison(shape, differences.max().item(), share, torch_seconds, exported_seconds)
+    times = torch_seconds, exported_seconds
+    return Comparison(shape, found, differences.max().item(), share, *times)
 
 
 def _difference(a: Tensor, b: Tensor) -> Tensor:
     return ((a - b).abs() if a.is_floating_point() else (a != b).float()).flatten()
 
 
-def _timed(run: Run, x: Tensor) -> tuple[Sequence[Tensor], float]:
+def _timed(run: Run, inputs: Sequence[Tensor]) -> tuple[Sequence[Tensor], float]:
     seconds = []
     for _ in range(5):
         start = time.perf_counter()
-        outputs = run(x)
+        outputs = run(*inputs)
         seconds.append(time.perf_counter() - start)
     return outputs, sorted(seconds)[2]

@@ -19,7 +19,10 @@ Candidates = tuple[Tensor, Tensor, Tensor]
 
 
 class OneStageDetector(nn.Module):
-    """A RetinaNet from one normalized image, (1, 3, H, W), to boxes, scores and labels."""
+    """A RetinaNet from one normalized image, (1, 3, H, W), to boxes, scores and labels.
+
+    ``size``, (2,) int64, is the height and width of the image without its padding.
+    """
 
     outputs: tuple[str, ...] = ('boxes', 'scores', 'labels')
 
@@ -28,17 +31,20 @@ class OneStageDetector(nn.Module):
         self.backbone, self.neck = model.backbone, model.neck
         self.head, self.cfg = model.bbox_head, model.test_cfg
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, image: Tensor, size: Tensor) -> tuple[Tensor, ...]:
         """Return boxes (N, 4), scores (N,) and labels (N,) by falling score."""
         maps = self.neck(self.backbone(image))
-        boxes, scores, labels, _ = dense_candidates(self.head, maps, image, self.cfg)
+        boxes, scores, labels, _ = dense_candidates(self.head, maps, size, self.cfg)
         kept = scores > self.cfg.get('score_thr', 0)
         found = select((boxes, scores, labels), kept & large_enough(boxes, self.cfg))
         return nms(found, self.cfg)
 
 
 class TwoStageDetector(nn.Module):
-    """A Faster, Mask or Cascade R-CNN from one normalized image, (1, 3, H, W), to detections."""
+    """A Faster, Mask or Cascade R-CNN from one normalized image, (1, 3, H, W), to detections.
+
+    ``size``, (2,) int64, is the height and width of the image without its padding.
+    """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -53,25 +59,24 @@ class TwoStageDetector(nn.Module):
             self.mask_heads = _as_modules(roi_head.mask_head)
             self.mask_pooling = _as_modules(roi_head.mask_roi_extractor)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, image: Tensor, size: Tensor) -> tuple[Tensor, ...]:
         """Return boxes (N, 4), scores (N,), labels (N,) and, with a mask head, masks (N, h, w).
 
         Detections come by falling score. Masks are probabilities inside the boxes, of the class of
         the label.
         """
         maps = self.neck(self.backbone(image))
-        boxes, scores, labels = self._detect(maps, self._propose(maps, image), image)
+        boxes, scores, labels = self._detect(maps, self._propose(maps, size), size)
         if 'masks' not in self.outputs:
             return boxes, scores, labels
         return boxes, scores, labels, self._segment(maps, boxes, labels)
 
-    def _propose(self, maps: Sequence[Tensor], image: Tensor) -> Tensor:
-        boxes, scores, _, levels = dense_candidates(self.rpn, maps, image, self.rpn_cfg)
+    def _propose(self, maps: Sequence[Tensor], size: Tensor) -> Tensor:
+        boxes, scores, _, levels = dense_candidates(self.rpn, maps, size, self.rpn_cfg)
         found = select((boxes, scores, levels), large_enough(boxes, self.rpn_cfg))
         return nms(found, self.rpn_cfg)[0]
 
-    def _detect(self, maps: Sequence[Tensor], proposals: Tensor, image: Tensor) -> Candidates:
-        size = tuple(image.shape[2:])
+    def _detect(self, maps: Sequence[Tensor], proposals: Tensor, size: Tensor) -> Candidates:
         head: Any
         # One more box, which is dropped below: mmdet's box coder branches on whether there are any.
         rois = F.pad(proposals, (0, 0, 0, 1))
@@ -81,13 +86,13 @@ class TwoStageDetector(nn.Module):
             logits.append(stage_logits)
             if i < len(self.box_heads) - 1:
                 best = stage_logits[:, :-1].argmax(1)
-                rois = head.regress_by_class(rois, best, deltas, dict(img_shape=size))
+                rois = head.regress_by_class(rois, best, deltas, dict(img_shape=None))
+                rois = clip(rois, size, head.bbox_coder)
         scores = (sum(logits) / len(logits)).softmax(1)[:-1, :-1]
         # Class-agnostic heads have one box for all classes.
         repeated = rois[:, None].expand(-1, deltas.shape[1] // 4, -1)  # (N + 1, boxes, 4)
-        boxes = head.bbox_coder.decode(
-            repeated.reshape(-1, 4), deltas.reshape(-1, 4), max_shape=size
-        )
+        boxes = head.bbox_coder.decode(repeated.reshape(-1, 4), deltas.reshape(-1, 4))
+        boxes = clip(boxes, size, head.bbox_coder)
         boxes = boxes.reshape(rois.shape[0], -1, 4)[:-1].expand(-1, scores.shape[1], -1)
         return nms(select_by_class(boxes, scores, self.cfg.score_thr), self.cfg)
 
@@ -102,14 +107,14 @@ class TwoStageDetector(nn.Module):
 
 
 def dense_candidates(
-    head: Any, maps: Sequence[Tensor], image: Tensor, cfg: ConfigDict
+    head: Any, maps: Sequence[Tensor], size: Tensor, cfg: ConfigDict
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the best candidates of each level of an anchor-based head.
 
     Args:
         head: mmdet's ``RetinaHead`` or ``RPNHead``.
         maps: Maps of the neck, (1, C, h, w).
-        image: (1, 3, H, W), of which only the size counts.
+        size: Height and width of the image without its padding, (2,) int64.
         cfg: The head's ``test_cfg``, with ``nms_pre``, the number of candidates of each level.
 
     Returns:
@@ -129,12 +134,17 @@ def dense_candidates(
         best, index = scores.flatten().topk(number)
         anchor, label = index // classes, index % classes
         level_deltas = level_deltas[0].permute(1, 2, 0).reshape(-1, 4)[anchor]
-        boxes = head.bbox_coder.decode(
-            level_priors[anchor], level_deltas, max_shape=tuple(image.shape[2:])
-        )
-        levels.append((boxes, best, label, torch.full_like(label, i)))
+        boxes = head.bbox_coder.decode(level_priors[anchor], level_deltas)
+        levels.append((clip(boxes, size, head.bbox_coder), best, label, torch.full_like(label, i)))
     boxes, scores, labels, level_numbers = (torch.cat(x) for x in zip(*levels, strict=True))
     return boxes, scores, labels, level_numbers
+
+
+def clip(boxes: Tensor, size: Tensor, coder: Any) -> Tensor:
+    """Clip boxes, (N, 4), to a height and width, (2,), as mmdet's box coder to numbers."""
+    if not coder.clip_border:
+        return boxes
+    return boxes.clamp(min=0).minimum(size.flip(0).repeat(2).to(boxes.dtype))
 
 
 def large_enough(boxes: Tensor, cfg: ConfigDict) -> Tensor:

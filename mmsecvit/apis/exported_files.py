@@ -13,24 +13,28 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from ..compat import stable_sort_in_onnx
+from ..compat import adaptive_average_in_onnx, stable_sort_in_onnx
 from ..errors import InputError
 
 SUFFIXES = {'onnx': '.onnx', 'torch_export': '.pt2'}
 METADATA = 'mmsecvit'  # the key of ONNX's metadata; with .json, the name of the extra file in .pt2
 
-Run = Callable[[Tensor], Sequence[Tensor]]
+Run = Callable[..., Sequence[Tensor]]
 
 
 def write_exported(
-    program: ExportedProgram, path: Path, input: str, outputs: Sequence[str], metadata: dict
+    program: ExportedProgram,
+    path: Path,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    metadata: dict,
 ) -> None:
     """Write a program to a file, whole or not at all.
 
     Args:
         program: What ``torch.export`` returned.
         path: New file, of one of :data:`SUFFIXES`.
-        input: Name of the input in an ONNX file.
+        inputs: Names of the inputs in an ONNX file.
         outputs: Names of the outputs.
         metadata: Plain data that describes the network.
     """
@@ -45,11 +49,14 @@ def write_exported(
 
         onnx_program = torch.onnx.export(
             program,
-            input_names=[input],
+            input_names=inputs,
             output_names=outputs,
             dynamo=True,
             verbose=False,
-            custom_translation_table={torch.ops.aten.sort.stable: stable_sort_in_onnx},
+            custom_translation_table={
+                torch.ops.aten.adaptive_avg_pool2d.default: adaptive_average_in_onnx,
+                torch.ops.aten.sort.stable: stable_sort_in_onnx,
+            },
         )
         assert onnx_program is not None
         onnx_program.model.metadata_props[METADATA] = description
@@ -73,7 +80,7 @@ class ExportedFile:
     Attributes:
         path: The file.
         metadata: What the file tells about its network; empty if it tells nothing.
-        shape: Shape of its input, (B, 3, H, W). A size that may vary is no integer.
+        shape: Shape of the images that it takes, (B, 3, H, W). A size that may vary is no integer.
 
     Raises:
         FileNotFoundError: If the file does not exist.
@@ -94,8 +101,12 @@ class ExportedFile:
             raise InputError(f'{path} is no exported network: {reason}') from error
         self.metadata: dict[str, Any] = json.loads(description or '{}')
 
-    def __call__(self, x: Tensor) -> Sequence[Tensor]:
-        """Return the outputs for an input, (B, 3, H, W).
+    def __call__(self, x: Tensor, *size: Tensor) -> Sequence[Tensor]:
+        """Return the outputs for images, (B, 3, H, W).
+
+        Args:
+            x: Images.
+            size: For a detector, height and width of its image without padding, (2,) int64.
 
         Raises:
             InputError: If the file does not take the shape.
@@ -110,19 +121,20 @@ class ExportedFile:
             fits = fits and shape[1] == accepted[1] and batch in ('B', shape[0])
         if not fits or 0 in shape:
             raise InputError(f'{self.path} takes images {takes}, got {shape}')
-        return self._run(x)
+        return self._run(x, *size)
 
 
 def _read_onnx(path: Path) -> tuple[Run, Sequence, str | None]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
-    (given,) = session.get_inputs()
+    given = session.get_inputs()
 
-    def run(x: Tensor) -> Sequence[Tensor]:
-        return [torch.from_numpy(y) for y in session.run(None, {given.name: x.numpy()})]
+    def run(*inputs: Tensor) -> Sequence[Tensor]:
+        feed = {x.name: value.numpy() for x, value in zip(given, inputs, strict=True)}
+        return [torch.from_numpy(y) for y in session.run(None, feed)]
 
-    return run, given.shape, session.get_modelmeta().custom_metadata_map.get(METADATA)
+    return run, given[0].shape, session.get_modelmeta().custom_metadata_map.get(METADATA)
 
 
 def _read_pt2(path: Path) -> tuple[Run, Sequence, str | None]:
@@ -137,9 +149,9 @@ def _read_pt2(path: Path) -> tuple[Run, Sequence, str | None]:
     unguarded = 'check_guards' in signature(program.module).parameters  # torch >= 2.9
     network = program.module(**(dict(check_guards=False) if unguarded else {}))
 
-    def run(x: Tensor) -> Sequence[Tensor]:
+    def run(*inputs: Tensor) -> Sequence[Tensor]:
         with torch.no_grad():
-            outputs = network(x)
+            outputs = network(*inputs)
         return (outputs,) if isinstance(outputs, Tensor) else outputs
 
     return run, images.meta['val'].shape, extra_files[f'{METADATA}.json']

@@ -26,9 +26,9 @@ class ExportedModel(nn.Module):
         self.register_buffer('mean', mean)
         self.register_buffer('std', std)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Predict for images, (B, 3, H, W) in 0..255."""
-        return self.network((image - self.mean) / self.std)
+    def forward(self, image: Tensor, *size: Tensor) -> tuple[Tensor, ...]:
+        """Predict for images, (B, 3, H, W) in 0..255; a detector also takes their size."""
+        return self.network((image - self.mean) / self.std, *size)
 
 
 class Classifier(nn.Module):

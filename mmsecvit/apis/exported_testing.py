@@ -72,7 +72,9 @@ class ModelFromFile(BaseModel):
         """Predict for images as the pipeline loads them, (3, H, W) each."""
         predict = getattr(self, f'_predict_{self.task}')
         for image, sample in zip(data['inputs'], data['data_samples'], strict=True):
-            predict(self.file(self._prepare(image, sample)[None]), sample, image.shape[1:])
+            size = image.shape[1:]
+            sizes = [torch.tensor(size)] if self.task == 'detection' else []
+            predict(self.file(self._prepare(image, sample)[None], *sizes), sample, size)
         return data['data_samples']
 
     def _prepare(self, image: Tensor, sample: Any) -> Tensor:
@@ -126,8 +128,5 @@ class ModelFromFile(BaseModel):
             )
         else:
             found.bboxes = boxes / boxes.new_tensor(sample.scale_factor).repeat(2)
-        # The file knows the padded image only. Masks fill the boxes that it finds.
-        height, width = sample.ori_shape
-        found.bboxes = found.bboxes.min(boxes.new_tensor([width, height, width, height]))
         sample.pred_instances = found
         samplelist_boxtype2tensor([sample])  # of the annotations, for the visualizer

@@ -64,7 +64,10 @@ class ExportedModel:
         pixels = load_image(image)
         resized = self._transform(pixels)
         names = [output.name for output in self._session.get_outputs()]
-        outputs = self._session.run(names, {'image': self._pad(resized)})
+        inputs = {'image': self._pad(resized)}
+        if self.info['task'] == 'detection':
+            inputs['size'] = np.array(resized.shape[:2], np.int64)  # without padding
+        outputs = self._session.run(names, inputs)
         finish = getattr(self, f'_{self.info["task"]}')
         return finish(dict(zip(names, outputs, strict=True)), resized.shape[:2], pixels.shape[:2])
 
@@ -157,15 +160,13 @@ class ExportedModel:
     def _detection(self, found: dict, resized: Size, size: Size) -> dict[str, Any]:
         (height, width), (new_height, new_width) = size, resized
         boxes = found['boxes'] / np.array([new_width / width, new_height / height] * 2, np.float32)
-        clipped = boxes.clip(0, np.array([width, height] * 2, np.float32))
-        keep = (clipped[:, 2:] > clipped[:, :2]).all(1)  # not those in the padding
-        labels = found['labels'][keep].tolist()
+        labels = found['labels'].tolist()
         result = dict(classes=[self.info['classes'][label] for label in labels], labels=labels)
-        result |= dict(scores=found['scores'][keep].tolist(), bboxes=clipped[keep].tolist())
+        result |= dict(scores=found['scores'].tolist(), bboxes=boxes.tolist())
         if 'masks' in found:
             result['masks'] = [
                 paste_mask(mask, box, size) >= self.info['mask_threshold']
-                for mask, box in zip(found['masks'][keep], boxes[keep], strict=True)
+                for mask, box in zip(found['masks'], boxes, strict=True)
             ]
         return result
 
@@ -233,7 +234,8 @@ def paste_mask(mask: np.ndarray, box: np.ndarray, size: Size) -> np.ndarray:
     """Interpolate a mask inside a box of an image; it is zero outside, as in mmdet."""
     sides = []
     for start, end, old, new in zip(box[1::-1], box[:1:-1], mask.shape, size, strict=True):
-        center = (np.arange(new) + 0.5 - start) / (end - start) * old - 0.5
+        length = max(end - start, 1e-6)  # at the border, a clipped box may have none
+        center = (np.arange(new) + 0.5 - start) / length * old - 0.5
         sides.append(np.maximum(0, 1 - np.abs(center[:, None] - np.arange(old))))
     return sides[0] @ mask @ sides[1].T
 

@@ -36,16 +36,23 @@ INFO = dict(
     transforms=[],
     mask_threshold=0.5,
 )
-BOXES = np.float32([[16, 8, 80, 40], [-4, 20, 30, 70], [100, 0, 120, 30]])
+BOXES = np.float32([[16, 8, 80, 40], [0, 20, 30, 70], [100, 0, 120, 30]])
 MASKS = np.random.RandomState(0).rand(3, 28, 28).astype(np.float32)
 
 
 def write(path, nodes, constants=(), **info) -> str:
-    """Write a file as the exporter does. Its outputs are what the nodes and constants make."""
+    """Write a file as the exporter does. Its outputs are what the nodes and constants make.
+
+    Names with an underscore are no outputs.
+    """
     constants = {name: np.asarray(value) for name, value in dict(constants).items()}
     nodes = [helper.make_node(kind, inputs, [out], **kw) for kind, inputs, out, kw in nodes]
-    nodes += [helper.make_node('Identity', [f'{name}_'], [name]) for name in constants]
-    given = [numpy_helper.from_array(value, f'{name}_') for name, value in constants.items()]
+    given = [numpy_helper.from_array(value, f'_{name}') for name, value in constants.items()]
+    nodes += [
+        helper.make_node('Identity', [f'_{name}'], [name])
+        for name in constants
+        if not name.startswith('_')
+    ]
     outputs = [
         helper.make_tensor_value_info(
             name,
@@ -56,7 +63,10 @@ def write(path, nodes, constants=(), **info) -> str:
         if not name.startswith('_')
     ]
     image = helper.make_tensor_value_info('image', TensorProto.FLOAT, ['B', 3, 'H', 'W'])
-    graph = helper.make_graph(nodes, 'model', [image], outputs, given)
+    inputs = [image, helper.make_tensor_value_info('size', TensorProto.INT64, [2])]
+    if info['task'] != 'detection':
+        inputs = [image]
+    graph = helper.make_graph(nodes, 'model', inputs, outputs, given)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
     helper.set_model_props(model, {'mmsecvit': json.dumps({**INFO, **info})})
     onnx.save(model, path)
@@ -64,10 +74,16 @@ def write(path, nodes, constants=(), **info) -> str:
 
 
 def write_detector(path, **info) -> str:
-    outputs = dict(boxes=BOXES, scores=np.float32([0.9, 0.6, 0.5]), labels=[2, 0, 1], masks=MASKS)
+    outputs = dict(scores=np.float32([0.9, 0.6, 0.5]), labels=[2, 0, 1], masks=MASKS)
+    outputs.update(_boxes=BOXES, _order=[1, 0, 1, 0])
+    clip = [
+        ('Gather', ['size', '__order'], '_border', {}),
+        ('Cast', ['_border'], '_limits', dict(to=TensorProto.FLOAT)),
+        ('Min', ['__boxes', '_limits'], 'boxes', {}),
+    ]
     resize = dict(type='Resize', scale=[96, 64], keep_ratio=True)
     info = dict(task='detection', size=[64, 128], transforms=[resize], **info)
-    return write(path, [], outputs, **info)
+    return write(path, clip, outputs, **info)
 
 
 def photo(height, width, seed=0) -> np.ndarray:
@@ -113,18 +129,18 @@ def test_boxes_and_masks_of_a_detector_are_in_pixels_of_the_image(tmp_path):
     # (41, 60) to the scale (96, 64): the ratio is 64 / 41 = 1.561, and 60 becomes 93.7, so 94.
     result = model(photo(41, 60))
     factors = np.float32([94 / 60, 64 / 41] * 2)
-    boxes = BOXES[:2] / factors  # the third is in the padding
-    assert result['labels'] == [2, 0]
-    assert result['classes'] == ['blue', 'red']
-    assert result['scores'] == pytest.approx([0.9, 0.6])
-    np.testing.assert_allclose(result['bboxes'][0], boxes[0], rtol=1e-6)
-    np.testing.assert_allclose(result['bboxes'][1], [0, *boxes[1][1:3], 41], rtol=1e-6)
+    boxes = BOXES.clip(0, np.float32([94, 64] * 2)) / factors
+    assert result['labels'] == [2, 0, 1]
+    assert result['classes'] == ['blue', 'red', 'green']
+    assert result['scores'] == pytest.approx([0.9, 0.6, 0.5])
+    np.testing.assert_allclose(result['bboxes'], boxes, rtol=1e-6)
     pasted, _ = _do_paste_mask(
-        torch.from_numpy(MASKS[:2])[:, None], torch.from_numpy(boxes), 41, 60, skip_empty=False
+        torch.from_numpy(MASKS[:2])[:, None], torch.from_numpy(boxes[:2]), 41, 60, skip_empty=False
     )
     sure = (pasted - 0.5).abs().numpy() > 1e-4
-    assert (np.stack(result['masks']) == (pasted.numpy() >= 0.5))[sure].all()
+    assert (np.stack(result['masks'][:2]) == (pasted.numpy() >= 0.5))[sure].all()
     assert result['masks'][0].any()
+    assert not result['masks'][2].any()  # the third was in the padding, and is a line
     # A portrait image becomes smaller than the config says: (60, 41) to (64, 44), not (96, 66).
     (box, *_) = model(photo(60, 41))['bboxes']
     factors = np.float32([44 / 41, 64 / 60] * 2)

@@ -41,9 +41,9 @@ def test_both_sides_compute_one_network_on_one_image(tmp_path, monkeypatch):
     config.write_text(CONFIG)
     network = exported.random_network(Config.fromfile(config)).network
     torch.save(network.model.state_dict(), checkpoint)
-    size = (64, 96)
-    file = export(config, checkpoint, tmp_path / 'x.onnx', size=size).path
-    (expected,) = exported.build_pytorch(config, checkpoint, size)()
-    (scores,) = exported.build_onnxruntime(file, size)()
+    inputs = (exported.random_image((64, 96)),)
+    file = export(config, checkpoint, tmp_path / 'x.onnx', size=(64, 96)).path
+    (expected,) = exported.build_pytorch(config, checkpoint, inputs)()
+    (scores,) = exported.build_onnxruntime(file, inputs)()
     assert expected.max() - expected.min() > 1e-3
     torch.testing.assert_close(torch.from_numpy(scores), expected, rtol=0, atol=1e-5)
