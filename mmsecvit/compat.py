@@ -289,7 +289,9 @@ def adaptive_average_in_onnx(x: Any, output_size: list[int]) -> Any:
     size that it traces: files of dynamic sizes stop at others, or compute something else. Remove
     when such a file takes every size.
     """
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
+
+    op: Any = opset18  # its annotations do not know Python's numbers
 
     def weights(start: int, parts: int) -> Any:  # (parts, length): rows sum to one
         length = op.Shape(x, start=start, end=start + 1)

@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -129,7 +130,7 @@ def export(
         metadata.update(size=None, divisor=32)
     else:
         metadata.update(size=list(size or default_size(cfg)), divisor=None)
-    with without_fake_tensor_cache():
+    with without_fake_tensor_cache() if dynamic else nullcontext():
         program = _trace(network, metadata)
         maps = [f'map{i}' for i in range(len(program.graph.output_node().args[0]))]
         inputs, outputs = (['image'], network.outputs) if part == 'model' else (['images'], maps)

@@ -34,10 +34,11 @@ class OneStageDetector(nn.Module):
     def forward(self, image: Tensor, size: Tensor) -> tuple[Tensor, ...]:
         """Return boxes (N, 4), scores (N,) and labels (N,) by falling score."""
         maps = self.neck(self.backbone(image))
-        boxes, scores, labels, _ = dense_candidates(self.head, maps, size, self.cfg)
-        kept = scores > self.cfg.get('score_thr', 0)
-        found = select((boxes, scores, labels), kept & large_enough(boxes, self.cfg))
-        return nms(found, self.cfg)
+        boxes, ranks, labels, _ = dense_candidates(self.head, maps, size, self.cfg)
+        scores = ranks.sigmoid() if self.head.use_sigmoid_cls else ranks
+        kept = (scores > self.cfg.get('score_thr', 0)) & large_enough(boxes, self.cfg)
+        boxes, ranks, labels = nms(select((boxes, ranks, labels), kept), self.cfg)
+        return boxes, ranks.sigmoid() if self.head.use_sigmoid_cls else ranks, labels
 
 
 class TwoStageDetector(nn.Module):
@@ -72,8 +73,8 @@ class TwoStageDetector(nn.Module):
         return boxes, scores, labels, self._segment(maps, boxes, labels)
 
     def _propose(self, maps: Sequence[Tensor], size: Tensor) -> Tensor:
-        boxes, scores, _, levels = dense_candidates(self.rpn, maps, size, self.rpn_cfg)
-        found = select((boxes, scores, levels), large_enough(boxes, self.rpn_cfg))
+        boxes, ranks, _, levels = dense_candidates(self.rpn, maps, size, self.rpn_cfg)
+        found = select((boxes, ranks, levels), large_enough(boxes, self.rpn_cfg))
         return nms(found, self.rpn_cfg)[0]
 
     def _detect(self, maps: Sequence[Tensor], proposals: Tensor, size: Tensor) -> Candidates:
@@ -111,6 +112,9 @@ def dense_candidates(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the best candidates of each level of an anchor-based head.
 
+    Logits rank candidates as their sigmoids do, but do not saturate. ONNX Runtime's sigmoid of
+    less than -18 or so is zero: of these, it would take other candidates than PyTorch.
+
     Args:
         head: mmdet's ``RetinaHead`` or ``RPNHead``.
         maps: Maps of the neck, (1, C, h, w).
@@ -118,7 +122,8 @@ def dense_candidates(
         cfg: The head's ``test_cfg``, with ``nms_pre``, the number of candidates of each level.
 
     Returns:
-        Boxes (N, 4) within the image, scores (N,), classes (N,) and levels (N,).
+        Boxes (N, 4) within the image, ranks (N,): logits, or scores of a head with softmax,
+        classes (N,) and levels (N,).
     """
     logits, deltas = head(maps)
     sizes = [x.shape[2:] for x in logits]
@@ -126,18 +131,18 @@ def dense_candidates(
     levels = []
     for i, (x, level_priors, level_deltas) in enumerate(zip(logits, priors, deltas, strict=True)):
         x = x[0].permute(1, 2, 0).reshape(-1, head.cls_out_channels)
-        scores = x.sigmoid() if head.use_sigmoid_cls else x.softmax(1)[:, :-1]
-        classes = scores.shape[1]
+        ranks = x if head.use_sigmoid_cls else x.softmax(1)[:, :-1]
+        classes = ranks.shape[1]
         number = x.shape[0] * classes
         if cfg.get('nms_pre', -1) > 0:
             number = torch.sym_min(cfg.nms_pre, number)
-        best, index = scores.flatten().topk(number)
+        best, index = ranks.flatten().topk(number)
         anchor, label = index // classes, index % classes
         level_deltas = level_deltas[0].permute(1, 2, 0).reshape(-1, 4)[anchor]
         boxes = head.bbox_coder.decode(level_priors[anchor], level_deltas)
         levels.append((clip(boxes, size, head.bbox_coder), best, label, torch.full_like(label, i)))
-    boxes, scores, labels, level_numbers = (torch.cat(x) for x in zip(*levels, strict=True))
-    return boxes, scores, labels, level_numbers
+    boxes, ranks, labels, level_numbers = (torch.cat(x) for x in zip(*levels, strict=True))
+    return boxes, ranks, labels, level_numbers
 
 
 def clip(boxes: Tensor, size: Tensor, coder: Any) -> Tensor:
