@@ -117,11 +117,13 @@ def test_relatives_have_as_many_clusters_as_fit_best(name):
 def test_no_image_depends_on_its_batch():
     network = SecViT(MICRO, 'released', cluster_size=20).double().eval()
     x = torch.randn(3, 3, 75, 110, dtype=torch.float64)
+    # No sum in the network has more terms than an image has values.
+    rounding = x[0].numel() * torch.finfo(torch.float64).eps
     with torch.no_grad():
         together = network(x)
         for i in range(3):
-            alone = [out[i : i + 1] for out in together]
-            torch.testing.assert_close(network(x[i : i + 1]), (*alone,), rtol=1e-9, atol=1e-9)
+            for out, alone in zip(together, network(x[i : i + 1]), strict=True):
+                assert (out[i] - alone[0]).abs().max() <= rounding * alone.abs().max()
 
 
 def test_recomputed_blocks_have_the_same_gradients():
@@ -183,7 +185,7 @@ def test_compiles_once_for_all_sizes(name, stages):
     for size in IMAGES:
         x = torch.randn(2, 3, *size, dtype=torch.float64)
         with torch.no_grad():
-            torch.testing.assert_close(compiled(x), network(x), rtol=1e-7, atol=1e-7)
+            torch.testing.assert_close(compiled(x), network(x))
     assert graphs.frame_count == 1
 
 

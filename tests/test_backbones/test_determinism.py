@@ -60,9 +60,11 @@ def test_every_place_in_the_batch_has_the_same_result(build, image):
     backbone = build().double().eval()
     x = image(1, 3, 70, 50, dtype=torch.float64)
     others = torch.randn(2, 3, 70, 50, dtype=torch.float64)
+    # No sum in the network has more terms than the image has values.
+    rounding = x.numel() * torch.finfo(torch.float64).eps
     with torch.no_grad():
         alone = backbone(x)
         for i in range(3):
             outs = backbone(torch.cat([others[:i], x, others[i:]]))
             for out, expected in zip(outs, alone, strict=True):
-                torch.testing.assert_close(out[i : i + 1], expected, rtol=1e-9, atol=1e-9)
+                assert (out[i] - expected[0]).abs().max() <= rounding * expected.abs().max()

@@ -23,7 +23,7 @@ def part(state_dict, prefix):
 @pytest.mark.parametrize('case', range(2))
 @pytest.mark.parametrize('backend', ['reference', 'sdpa'])
 def test_released_variant_matches_the_authors_network(golden, case, backend):
-    config, case = golden['config'], golden['cases'][case]
+    config, case, rounding = golden['config'], golden['cases'][case], golden['rounding']
     backbone = SecViT(
         arch=dict(
             embed_dims=config['embed_dims'],
@@ -47,7 +47,7 @@ def test_released_variant_matches_the_authors_network(golden, case, backend):
         outs = backbone(case['input'])
         logits = fc(neck(outs)[0])
     for out, expected in zip((*outs, logits), (*case['stages'], case['logits']), strict=True):
-        assert (out - expected).abs().max() <= 1e-4 * expected.abs().max()
+        assert (out - expected).abs().max() <= rounding * expected.abs().max()
 
 
 # The released network with its head, with and without the FFN's convolution (Table 8 has 15, 27, 55
@@ -146,8 +146,8 @@ def test_out_norm_normalizes_the_channels_of_each_map():
     plain.load_state_dict(backbone.state_dict(), strict=False)
     x = torch.randn(2, 3, 64, 96)
     for out, raw in zip(backbone.eval()(x), plain.eval()(x), strict=True):
-        mean, std = raw.mean(1, keepdim=True), raw.std(1, keepdim=True, correction=0)
-        torch.testing.assert_close(out, (raw - mean) / std, rtol=1e-3, atol=1e-4)
+        mean, var = raw.mean(1, keepdim=True), raw.var(1, keepdim=True, correction=0)
+        torch.testing.assert_close(out, (raw - mean) / (var + 1e-6).sqrt())
 
 
 def test_norm_cfg_decides_stem_and_downsampling():
