@@ -1,6 +1,7 @@
 """Check that names, paths, links, commands and code on the pages of the documentation work."""
 
 import argparse
+import importlib
 import os
 import pkgutil
 import re
@@ -208,6 +209,17 @@ def test_configs_on_the_pages_build(page, tmp_path):
         assert type(model.backbone) is mmsecvit.SecViT
         # The norm of a map that the neck skips would get no gradient.
         assert getattr(getattr(model, 'neck', None), 'start_level', 0) == 0
+
+
+def test_every_public_name_is_in_the_api_reference():
+    names = re.findall(r'^::: (\S+)$', (ROOT / 'docs' / 'api.md').read_text(), re.M)
+    documented = {id(pkgutil.resolve_name(name)) for name in names}
+    assert len(documented) == len(names)
+    packages = [f'mmsecvit.{m.name}' for m in pkgutil.iter_modules(mmsecvit.__path__) if m.ispkg]
+    for package in map(importlib.import_module, ['mmsecvit', *packages]):
+        public = {name for name in package.__all__ if not name.startswith('__')}
+        missing = {name for name in public if id(getattr(package, name)) not in documented}
+        assert not missing, f'docs/api.md has no {missing} of {package.__name__}'
 
 
 def test_readme_is_short():

@@ -74,8 +74,8 @@ def count_clusters(length: int, cluster_size: int) -> int:
         cluster_size: Tokens of a cluster, at least 1.
 
     Example:
-        >>> [count_clusters(side**2, cluster_size=98) for side in (56, 28, 14, 7)]
-        [32, 8, 2, 1]
+        >>> count_clusters(56 * 56, cluster_size=98)
+        32
     """
     if isinstance(length, Tensor):  # while torch.jit traces
         length = int(length)
