@@ -13,19 +13,12 @@ from ..checkpoints import CheckpointReader
 from ..errors import InputError
 from ..visualization import draw_clusters, image_normalization, record_ranks
 from .config import load_config
+from .models import find_configs
 from .pictures import find_fault
 from .pretrained import find_backbone_config, set_pretrained
 
-# SecViT-T, with the normalization of ImageNet.
-DEFAULT_CONFIG = dict(
-    default_scope='mmpretrain',
-    model=dict(
-        backbone=dict(type='SecViT', arch='tiny', variant='released'),
-        data_preprocessor=dict(
-            mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True
-        ),
-    ),
-)
+# Of ImageNet, as mmpretrain has it.
+NORMALIZATION = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
 
 
 def visualize_clusters(
@@ -71,7 +64,7 @@ def visualize_clusters(
     if fault:
         raise InputError(f'image {image} must be readable, but is not: {fault}')
     pixels = mmcv.imread(image)
-    cfg = load_config(config) if config else Config(DEFAULT_CONFIG)
+    cfg = load_config(config) if config else _default_config()
     reader = CheckpointReader(trust)
     if checkpoint:
         set_pretrained(cfg, checkpoint, reader)
@@ -87,3 +80,10 @@ def visualize_clusters(
     picture = draw_clusters(mmcv.bgr2rgb(pixels), recorded, heads)
     mmcv.imwrite(mmcv.rgb2bgr(picture), str(out))
     return out
+
+
+def _default_config() -> Config:
+    """Return the model of SecViT-T, from a config that needs no toolbox."""
+    cfg = Config.fromfile(find_configs() / '_base_' / 'models' / 'classifier_secvit.py')
+    cfg.model.data_preprocessor = NORMALIZATION
+    return cfg

@@ -26,8 +26,8 @@ CONFIGS = (PACKAGE / '.mim' / 'configs', PACKAGE.parent / 'configs')
 NAMES = re.compile(r'(sec_?[a-z]+_[a-z\d])_in1k\.py')
 
 
-def _list_configs() -> dict[str, Path]:
-    """Return the config of each network of Table 8 by the network's name.
+def find_configs() -> Path:
+    """Return the folder of the package's configs.
 
     Raises:
         FileNotFoundError: If the package was not installed and is not in its source tree.
@@ -38,6 +38,12 @@ def _list_configs() -> dict[str, Path]:
             f'mmsecvit must be installed to find its configs (pip install -e .), but {CONFIGS[0]} '
             'is absent'
         )
+    return folder
+
+
+def _list_configs() -> dict[str, Path]:
+    """Return the config of each network of Table 8 by the network's name."""
+    folder = find_configs()
     found = ((NAMES.fullmatch(path.name), path) for path in sorted(folder.glob('*.py')))
     return {name[1]: path for name, path in found if name}
 
