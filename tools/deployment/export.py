@@ -38,6 +38,7 @@ def main() -> None:
     add_trust_option(parser)
     args = vars(parser.parse_args())
     args['out'] = args['out'] or Path(args['config'].stem + SUFFIXES[args['format']])
+    print(f'Tracing and writing {args["out"]}: a detector takes some minutes.', flush=True)
     exported = export(**args)
     print(f'{exported.path}: {exported.path.stat().st_size:,} bytes')
     runner = copy_runner(exported)
@@ -45,6 +46,7 @@ def main() -> None:
         print(runner)
     size = exported.metadata['size']
     for height, width in [size] if size else [(224, 224), (256, 320), (480, 640)]:
+        print(f'Comparing the file with PyTorch at {height}x{width}.', flush=True)
         print(compare(exported, (1, 3, height, width)))
 
 
