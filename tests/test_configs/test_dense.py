@@ -18,6 +18,7 @@ from pycocotools.coco import COCO
 from torch import nn
 
 from mmsecvit.apis.config_changes import without_sync_batch_norm
+from mmsecvit.apis.schedules import check_iterations, check_schedules
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 ARCHS = {'t': 'tiny', 's': 'small', 'b': 'base', 'l': 'large'}
@@ -326,6 +327,10 @@ def test_the_configs_of_the_page_on_own_data_change_what_they_say(tmp_path):
         path = tmp_path / f'{i}.py'
         path.write_text(block.replace("'./", f"'{CONFIGS}/"))
         cfg = Config.fromfile(path)
+        if 'MultiStepLR' in block:  # for 200 images in batches of 2
+            assert cfg.param_scheduler[-1].end == cfg.train_cfg.max_epochs
+            iterations = 100 * cfg.train_cfg.max_epochs
+            assert [*check_schedules(cfg), *check_iterations(cfg, iterations)] == []
         with torch.device('meta'), DefaultScope.overwrite_default_scope(cfg.default_scope):
             found.setdefault(cfg.default_scope, (cfg, MODELS.build(cfg.model)))
     cfg, detector = found['mmdet']
