@@ -10,12 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Builds what a side runs; picklable, since memory on the CPU is measured in a process of its own.
 Build = Callable[[], Callable[[], object]]
@@ -143,8 +144,7 @@ def processor() -> str:
 
 def draw_bars(costs: dict[str, dict[str, Cost]], title: str, out: Path) -> None:
     """Draw ratios of time and memory over each case's first side."""
-    figure = Figure(figsize=(12, 8), dpi=120, layout='constrained')
-    FigureCanvasAgg(figure)
+    figure = _figure(12, 8)
     names = list(dict.fromkeys(name for sides in costs.values() for name in sides))
     for axes, field in zip(figure.subplots(2, 1, sharex=True), Cost._fields, strict=True):
         for i, name in enumerate(names):
@@ -158,6 +158,15 @@ def draw_bars(costs: dict[str, dict[str, Cost]], title: str, out: Path) -> None:
     figure.axes[0].set_title(title)
     figure.axes[0].legend()
     figure.savefig(out)
+
+
+def _figure(width: float, height: float) -> 'Figure':
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=120, layout='constrained')
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def _ratio(sides: dict[str, Cost], name: str, field: str) -> float:
@@ -182,8 +191,7 @@ def draw_growth(
     costs: dict[str, dict[str, Cost]], pixels: Sequence[int], title: str, out: Path
 ) -> None:
     """Draw time and memory over pixels, both logarithmic, with the exponent of each line."""
-    figure = Figure(figsize=(12, 5), dpi=120, layout='constrained')
-    FigureCanvasAgg(figure)
+    figure = _figure(12, 5)
     for axes, field in zip(figure.subplots(1, 2), Cost._fields, strict=True):
         for name, exponent in exponents(costs, pixels, field).items():
             values = [getattr(sides[name], field) for sides in costs.values()]

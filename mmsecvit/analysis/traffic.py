@@ -95,14 +95,18 @@ def build_network(config: str | Path, cfg_options: dict | None = None) -> nn.Mod
         cfg_options: Values by dotted key that override the config's.
 
     Raises:
-        ValueError: If the config has no model with a backbone.
+        ValueError: If the config has no model with a backbone, or if a package is missing that its
+            model needs.
     """
     cfg = load_config(config, cfg_options=cfg_options)
     model = innermost(cfg.get('model') or {})
     if 'backbone' not in model:
         raise InputError(f'config must have a model with a backbone, but {config} has none')
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-        network = revert_sync_batchnorm(MODELS.build(model))
+        try:
+            network = revert_sync_batchnorm(MODELS.build(model))
+        except ImportError as error:
+            raise InputError(f'{config} needs a package that is not installed: {error}') from error
     network.forward = network.extract_feat
     return network
 

@@ -1,5 +1,6 @@
 import runpy
 import sys
+from importlib.util import find_spec
 
 import pytest
 from mmengine.config import Config
@@ -69,6 +70,17 @@ def test_count_traffic(tmp_path, run, capsys):
             run('count_traffic.py', config, '--shape', *shape)
     config.write_text("default_scope = 'mmpretrain'")
     with pytest.raises(SystemExit, match='config must have a model with a backbone, but'):
+        run('count_traffic.py', config)
+
+
+@pytest.mark.skipif(find_spec('timm') is not None, reason='timm is installed')
+def test_count_traffic_names_a_missing_package(tmp_path, run):
+    config = tmp_path / 'config.py'
+    backbone = "dict(type='TIMMBackbone', model_name='convnext_tiny')"
+    config.write_text(
+        f"default_scope = 'mmpretrain'\nmodel = dict(type='ImageClassifier', backbone={backbone})"
+    )
+    with pytest.raises(SystemExit, match=r'config.py needs a package .* timm'):
         run('count_traffic.py', config)
 
 
