@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -135,6 +136,10 @@ class InterruptionHook(Hook):
         self._exit_if_agreed(runner)
 
     def _ask(self, signum: int, frame: FrameType | None) -> None:
+        if self._started and not self._asked:
+            # Loggers and sys.stderr may be writing when the signal comes, and are not reentrant.
+            with suppress(OSError):
+                os.write(2, b'Got SIGTERM: the run stops as soon as it can save a checkpoint.\n')
         self._asked = True
         if not self._started:  # an exception would be lost where a process is being forked
             signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -49,13 +49,14 @@ def resume_and_compare(work_dir, uninterrupted):
         ('after_val_iter', 4, dict(iter=4, trained_batches=4)),
     ],
 )
-def test_sigterm_loses_nothing(tmp_path, uninterrupted, when, step, position):
+def test_sigterm_loses_nothing(tmp_path, capfd, uninterrupted, when, step, position):
     hook = dict(type='SignalHook', signum=SIGTERM, step=step, when=when)
     with pytest.raises(SystemExit) as ended:
         apis.train(
             uninterrupted.config, work_dir=str(tmp_path), cfg_options={'custom_hooks': [hook]}
         )
     assert ended.value.code == 143
+    assert capfd.readouterr().err.count('Got SIGTERM') == 1
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'interrupted.pth')
     meta = read_checkpoint(tmp_path / 'interrupted.pth')['meta']
