@@ -306,15 +306,3 @@ def adaptive_average_in_onnx(x: Any, output_size: list[int]) -> Any:
 
     rows, columns = (weights(i, parts) for i, parts in zip((2, 3), output_size, strict=True))
     return op.MatMul(op.MatMul(rows, x), op.Transpose(columns, perm=[1, 0]))
-
-
-def without_fake_tensor_cache() -> AbstractContextManager[Any]:
-    """Return a context in which ``torch.export`` computes the shape of every result anew.
-
-    torch <= 2.11: where sizes vary, its cache of shapes takes longer than it saves: exporting a
-    SecViT of four blocks for every size took 126 s with it and 80 s without, on one CPU. No test
-    can tell when it is no longer needed: remove when an export takes as long with it.
-    """
-    import torch._dynamo
-
-    return torch._dynamo.config.patch(fake_tensor_cache_enabled=False)

@@ -3,7 +3,6 @@
 import shutil
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from ..checkpoints import CheckpointReader, check_weights, extract_state_dict
-from ..compat import without_fake_tensor_cache
 from ..errors import InputError
 from ..layers import SECA
 from .config import load_config
@@ -130,13 +128,12 @@ def export(
         metadata.update(size=None, divisor=32)
     else:
         metadata.update(size=list(size or default_size(cfg)), divisor=None)
-    with without_fake_tensor_cache() if dynamic else nullcontext():
-        program = _trace(network, metadata)
-        maps = [f'map{i}' for i in range(len(program.graph.output_node().args[0]))]
-        inputs, outputs = (['image'], network.outputs) if part == 'model' else (['images'], maps)
-        if _detects(metadata):
-            inputs = [*inputs, 'size']
-        write_exported(program, out, inputs, outputs, metadata)
+    program = _trace(network, metadata)
+    maps = [f'map{i}' for i in range(len(program.graph.output_node().args[0]))]
+    inputs, outputs = (['image'], network.outputs) if part == 'model' else (['images'], maps)
+    if _detects(metadata):
+        inputs = [*inputs, 'size']
+    write_exported(program, out, inputs, outputs, metadata)
     return Exported(network, out)
 
 
