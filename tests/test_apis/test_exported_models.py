@@ -327,6 +327,23 @@ def test_an_exported_segmenter_has_the_metric_of_its_checkpoint(tmp_path, files,
         apis.test(config, str(exported), str(tmp_path / 'w'), cfg_options=large)
 
 
+def test_a_dynamic_segmenter_upsamples_to_every_size(files):
+    head = "type='FPNHead', feature_strides=[4, 8], in_channels=[8, 16], in_index=[0, 1],"
+    text = SEGMENTER.replace("type='FCNHead', in_channels=8, in_index=0,", head)
+    *_, model = files('mmseg', text.replace('num_convs=1, ', ''), 0.2)
+    x = torch.rand(1, 3, 96, 64)
+    with torch.no_grad():
+        expected = model(x)  # a quarter of the size, as mmseg computes it
+        expected = torch.nn.functional.interpolate(expected, (96, 64), mode='bilinear')
+        network = whole_model(model, 'mmseg', with_scores=True).network
+        height, width = torch.export.Dim('height'), torch.export.Dim('width')
+        program = torch.export.export(
+            network, (torch.rand(1, 3, 64, 128),), dynamic_shapes=({2: 32 * height, 3: 32 * width},)
+        )
+        scores = program.module()(x)[1]
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-4)
+
+
 def test_what_differs_from_mmdets_computation_is_refused(tmp_path, files):
     config, checkpoint, _ = files('mmdet', DETECTOR + RETINANET)
     text = config.read_text()
