@@ -306,3 +306,19 @@ def adaptive_average_in_onnx(x: Any, output_size: list[int]) -> Any:
 
     rows, columns = (weights(i, parts) for i, parts in zip((2, 3), output_size, strict=True))
     return op.MatMul(op.MatMul(rows, x), op.Transpose(columns, perm=[1, 0]))
+
+
+def upsample_at_every_size(head: nn.Module) -> None:
+    """Replace mmseg's ``Upsample`` by whole factors in a head by torch's, with the same result.
+
+    mmseg <= 1.2.2 and OneDL's <= 1.4.2: ``Upsample`` takes ``int`` of a product with a float, which
+    in a graph for all sizes is the size of the traced image. Remove when such a graph has the size
+    of each image.
+    """
+    from mmseg.models.utils import Upsample
+
+    for module in [*head.modules()]:
+        for name, child in module.named_children():
+            factor = getattr(child, 'scale_factor', None)
+            if isinstance(child, Upsample) and isinstance(factor, float) and factor.is_integer():
+                setattr(module, name, nn.Upsample(None, factor, child.mode, child.align_corners))

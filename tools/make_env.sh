@@ -65,7 +65,8 @@ pip() {
     tee -a "$log" | narrate || die "$failed"
 }
 
-install() { pip install --constraint "$constraints" "$@"; }
+# Python compiles a module when it first imports it: to compile all of them here takes a minute.
+install() { pip install --no-compile --constraint "$constraints" "$@"; }
 
 # ---------------------------------------------------------------- checks
 

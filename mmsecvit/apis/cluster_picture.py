@@ -17,7 +17,7 @@ from .models import find_configs
 from .pictures import find_fault
 from .pretrained import find_backbone_config, set_pretrained
 
-# Of ImageNet, as mmpretrain has it.
+# Mean and standard deviation of ImageNet, as in mmpretrain's configs.
 NORMALIZATION = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
 
 

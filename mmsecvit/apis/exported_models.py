@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..compat import upsample_at_every_size
 from .exportable import check_exportable
 
 
@@ -54,7 +55,7 @@ class Segmenter(nn.Module):
         self.backbone: Any = model.backbone
         self.head: Any = model.decode_head
         self.neck: Any = model.neck if model.with_neck else nn.Identity()
-        _upsample_every_size(self.head)
+        upsample_at_every_size(self.head)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return labels, (B, H, W) int64, and if wanted logits, (B, classes, H, W)."""
@@ -67,20 +68,6 @@ class Segmenter(nn.Module):
         else:
             labels = logits.argmax(1)
         return (labels, logits)[: len(self.outputs)]
-
-
-def _upsample_every_size(head: nn.Module) -> None:
-    """Replace mmseg's ``Upsample`` by torch's, which computes the same.
-
-    mmseg's takes ``int`` of a product of floats: of a dynamic file, the size of the traced image.
-    """
-    from mmseg.models.utils import Upsample
-
-    for module in [*head.modules()]:
-        for name, child in module.named_children():
-            if isinstance(child, Upsample) and not child.size:
-                factor, mode, align = child.scale_factor, child.mode, child.align_corners
-                setattr(module, name, nn.Upsample(None, factor, mode, align))
 
 
 def mean_and_std(preprocessor: Any) -> tuple[Tensor, Tensor]:

@@ -231,7 +231,7 @@ def resize(image: np.ndarray, size: Size, kind: str = 'bilinear') -> np.ndarray:
 
 
 def paste_mask(mask: np.ndarray, box: np.ndarray, size: Size) -> np.ndarray:
-    """Interpolate a mask inside a box of an image; it is zero outside, as in mmdet."""
+    """Interpolate a mask inside a box of an image; it is zero outside, and if a side is zero."""
     sides = []
     for start, end, old, new in zip(box[1::-1], box[:1:-1], mask.shape, size, strict=True):
         length = max(end - start, 1e-6)  # at the border, a clipped box may have none

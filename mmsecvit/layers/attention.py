@@ -144,8 +144,9 @@ class SECA(GroupedAttention):
 
     def mix(self, qkv: Tensor, rotary: Tensor | None) -> Tensor:
         head_dims = self.proj.in_features // self.num_heads
-        # The fused operation orders the tokens itself.
-        if self._has_other_order or choose_backend(self.backend, qkv[..., :head_dims]) != 'triton':
+        # The fused operation has its own order, so subclasses with another order do not take it.
+        has_own_order = type(self).order is not SECA.order
+        if has_own_order or choose_backend(self.backend, qkv[..., :head_dims]) != 'triton':
             return super().mix(qkv, rotary)
         length = qkv.shape[1] * qkv.shape[2]
         return seca(
@@ -164,12 +165,10 @@ class SECA(GroupedAttention):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
         num_clusters = self.num_clusters_of(k.shape[2])
-        order = self.order(k) if self._has_other_order else None
+        # An order for one cluster would be computed in vain.
+        is_single = Partition.of(k.shape[2], num_clusters).is_single
+        order = None if is_single else self.order(k)
         return sec_attention(q, k, v, num_clusters, order=order, backend=self.backend)
-
-    @property
-    def _has_other_order(self) -> bool:
-        return type(self).order is not SECA.order
 
     def extra_repr(self) -> str:
         name = 'num_clusters' if self.cluster_size is None else 'cluster_size'

@@ -139,7 +139,7 @@ class InterruptionHook(Hook):
         if self._started and not self._asked:
             # Loggers and sys.stderr may be writing when the signal comes, and are not reentrant.
             with suppress(OSError):
-                os.write(2, b'Got SIGTERM: the run stops as soon as it can save a checkpoint.\n')
+                os.write(2, b'Got SIGTERM: the run stops as soon as it can be resumed.\n')
         self._asked = True
         if not self._started:  # an exception would be lost where a process is being forked
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
