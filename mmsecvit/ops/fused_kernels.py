@@ -20,7 +20,7 @@ TILINGS = {
     '_weight_gradients': (16, 64, 4),
 }
 # By compute capability, instead of those above: with 2 warps a 5x5 convolution spills there.
-OTHER_TILINGS = {((10, 0), '_convolve'): (16, 64, 4)}
+TILINGS_BY_CAPABILITY = {('_convolve', (10, 0)): (16, 64, 4)}
 # Rows that one program of the weights' gradient sums, at least; and programs, at most.
 FEWEST_ROWS = 256
 MOST_CHUNKS = 256
@@ -210,13 +210,13 @@ def choose_tiling(kernel: str, channels: int, capability: tuple[int, int]) -> tu
         channels: Channels of the rows.
         capability: Compute capability of the GPU.
     """
-    block, block_channels, num_warps = OTHER_TILINGS.get((capability, kernel), TILINGS[kernel])
+    tiling = TILINGS_BY_CAPABILITY.get((kernel, capability), TILINGS[kernel])
+    block, block_channels, num_warps = tiling
     return block, min(block_channels, triton.next_power_of_2(channels)), num_warps
 
 
-def chunk_rows(num_rows: int) -> int:
+def chunk_rows(num_rows: int, block: int) -> int:
     """Return how many rows one program of the weights' gradient sums, a multiple of its block."""
-    block = TILINGS['_weight_gradients'][0]
     return max(FEWEST_ROWS, triton.cdiv(triton.cdiv(num_rows, MOST_CHUNKS), block) * block)
 
 
@@ -319,7 +319,7 @@ def weight_gradients(
     num_rows, channels = x.shape
     kernel = weight.shape[-1]
     block, block_channels, num_warps = choose_tiling('_weight_gradients', channels, capability(x))
-    chunk = chunk_rows(num_rows)
+    chunk = chunk_rows(num_rows, block)
     num_chunks = triton.cdiv(num_rows, chunk)
     sums = x.new_empty(num_chunks, kernel**2, channels, dtype=torch.float32)
     bias_sums = x.new_empty(num_chunks, channels, dtype=torch.float32)

@@ -188,11 +188,13 @@ def _convolve(
 
 def _weight_gradients(numel: int, element_size: int, weight: Tensor) -> Iterator[Kernel]:
     """Sum over chunks of the rows of a map and its gradient, and add up the sums."""
-    from .fused_kernels import chunk_rows
+    from .backends.triton import capability
+    from .fused_kernels import choose_tiling, chunk_rows
 
     channels = weight.shape[0]
     num_rows = numel // channels
-    num_chunks = -(-num_rows // chunk_rows(num_rows))
+    block, *_ = choose_tiling('_weight_gradients', channels, capability(weight))
+    num_chunks = -(-num_rows // chunk_rows(num_rows, block))
     of_weight, of_bias = weight.numel() * FLOAT32, channels * FLOAT32
     flops = 2 * weight[0].numel() * numel
     sums = num_chunks * (of_weight + of_bias)

@@ -39,16 +39,20 @@ def compile_kernels(kernels, dtype, dims, capabilities):
     [
         ('bf16', (32,), (80, 86, 90, 100, 120)),
         ('bf16', (64, 128), (80,)),
+        ('bf16', (64,), (90,)),
+        ('fp32', (32,), (90,)),
         ('fp32', (32, 64), (80, 120)),
     ],
 )
 def test_kernels_fit_every_architecture_and_use_its_matrix_units(dtype, dims, capabilities):
     units = {90: 'wgmma', 100: 'tcgen05'}
     kernels = ('_forward', '_backward_q', '_backward_kv')
+    # Of the tilings that have run on an H100, those of float32 spill most (docs/performance.md).
+    most = 136 if (dtype, capabilities) == ('fp32', (90,)) else 64
     for row in compile_kernels(kernels, dtype, dims, capabilities):
         stack, shared, matrix = int(row[5]), int(row[6]), row[7]
         assert shared <= SHARED_MEMORY, row
-        assert stack <= 64, row
+        assert stack <= most, row
         assert matrix == units.get(int(row[3]), 'mma'), row
 
 

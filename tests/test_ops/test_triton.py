@@ -75,7 +75,7 @@ def test_values_and_gradients_are_as_exact_as_those_of_sdpa(dtype, length, num_c
     assert_as_exact_as_sdpa(dtype, *arguments)
 
 
-# On a GPU on which the tests have passed, wider heads have not run.
+# `auto` takes only heads whose tilings have run on a GPU.
 @pytest.mark.parametrize(
     ('dtype', 'dims', 'backend'),
     [
@@ -88,6 +88,24 @@ def test_values_and_gradients_are_as_exact_as_those_of_sdpa(dtype, length, num_c
 def test_auto_chooses_only_what_has_run_on_a_gpu(dtype, dims, backend):
     with FakeTensorMode(), fakes_on_gpu():
         assert choose_backend('auto', torch.empty(2, 2, 9, dims, dtype=dtype)) == backend
+
+
+# Rows of 128 bytes: BLOCK, STEP, num_warps and num_stages.
+@pytest.mark.parametrize(
+    ('kernel', 'tilings'),
+    [
+        ('_forward', {(9, 0): (64, 64, 4, 2), (8, 0): (64, 32, 4, 2)}),
+        ('_backward_q', {(9, 0): (64, 64, 4, 2), (8, 0): (64, 32, 8, 2)}),
+        ('_backward_kv', {(9, 0): (64, 64, 4, 2), (8, 0): (64, 16, 4, 2)}),
+    ],
+)
+@pytest.mark.parametrize(('dims', 'element_size'), [(64, 2), (32, 4)])
+def test_an_h100_has_its_own_tilings(kernel, tilings, dims, element_size):
+    from mmsecvit.ops.backends.triton_kernels import choose_tiling
+
+    for capability, tiling in tilings.items():
+        chosen = choose_tiling(kernel, 10_000, dims, element_size, capability)
+        assert tuple(chosen.values()) == (dims, *tiling)
 
 
 def test_rows_may_lie_anywhere_in_memory():
