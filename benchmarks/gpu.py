@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -118,8 +119,8 @@ def run_part(part: str, args: argparse.Namespace) -> None:
     elif part == 'estimates':
         gpu_timing.estimate_backbones(report, gpu_timing.Roofline(*args.roofline), args.rehearse)
     else:
-        made = args.out.with_name(args.out.name.replace(part, 'estimates')).with_suffix('.json')
-        estimates = json.loads(made.read_text()) if made.exists() else {}
+        made = args.estimates
+        estimates = json.loads(made.read_text()) if made and made.exists() else {}
         gpu_timing.time_backbones(report, estimates, args.rehearse, part == 'compiled')
 
 
@@ -133,12 +134,24 @@ TITLES = {
 
 
 def start_part(
-    part: str, out: Path, roofline: tuple[float, ...], rehearse: bool
-) -> subprocess.Popen:
-    """Start a part in a process of its own: it may fail or be late without the others."""
-    command = [sys.executable, __file__, '--in-process', '--parts', part, '--out', str(out)]
+    part: str, outs: dict[str, Path], roofline: tuple[float, ...], rehearse: bool
+) -> tuple[subprocess.Popen, float]:
+    """Start a part in a process of its own: it may fail or be late without the others.
+
+    Returns:
+        The process, and the end of its time.
+    """
+    command = [sys.executable, __file__, '--in-process', '--parts', part, '--out', str(outs[part])]
     command += ['--roofline', *map(str, roofline)]
-    return subprocess.Popen(command + (['--rehearse'] if rehearse else []))
+    environment = dict(os.environ)
+    if part == 'estimates':
+        # Other parts are timed meanwhile.
+        command = ['nice', *command]
+        environment['OMP_NUM_THREADS'] = '1'
+    elif 'estimates' in outs:
+        command += ['--estimates', str(outs['estimates'].with_suffix('.json'))]
+    command += ['--rehearse'] if rehearse else []
+    return subprocess.Popen(command, env=environment), time.monotonic() + limit(part, rehearse)
 
 
 def main() -> None:
@@ -152,6 +165,7 @@ def main() -> None:
     )
     parser.add_argument('--in-process', action='store_true', help=argparse.SUPPRESS)
     parser.add_argument('--roofline', nargs=3, type=float, help=argparse.SUPPRESS)
+    parser.add_argument('--estimates', type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.in_process:
         run_part(args.parts[0], args)
@@ -173,14 +187,16 @@ def main() -> None:
     data: dict[str, Any] = {'roofline': roofline}
     outs = {part: args.out.with_name(f'{args.out.stem}.{part}.md') for part in args.parts}
     early = {'estimates'} & outs.keys()
-    running = {part: start_part(part, outs[part], roofline, args.rehearse) for part in early}
+    running = {part: start_part(part, outs, roofline, args.rehearse) for part in early}
     for part, out in outs.items():
-        process = running.get(part) or start_part(part, out, roofline, args.rehearse)
+        started = running.get(part) or start_part(part, outs, roofline, args.rehearse)
+        process, deadline = started
         try:
-            code = process.wait(limit(part, args.rehearse))
+            code = process.wait(max(0, deadline - time.monotonic()))
             ending = [f'Ended with exit code {code}.', ''] if code else []
         except subprocess.TimeoutExpired:
             process.kill()
+            process.wait()
             ending = [f'Ended after {limit(part, args.rehearse)} seconds.', '']
         lines += [f'## {TITLES[part]}', '']
         if out.exists():

@@ -159,7 +159,11 @@ def time_attention(report: Report, rehearse: bool) -> None:
 
 def networks(rehearse: bool) -> dict[str, Network]:
     if rehearse:
-        return {'SecViT-S triton': tiny, 'one that fails': failing}
+        return {
+            'transcription': tiny_transcription,
+            'SecViT-S triton': tiny,
+            'one that fails': failing,
+        }
     found: dict[str, Network] = {
         'transcription': backbone.transcription_small,
         'SecViT-S sdpa': partial(backbone.secvit_small, backend='sdpa'),
@@ -176,10 +180,16 @@ def networks(rehearse: bool) -> dict[str, Network]:
     return found
 
 
+# A small network for the rehearsal, in place of the real ones.
+TINY = dict(embed_dims=(8, 8, 16, 16), depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2))
+
+
 def tiny(size: tuple[int, int]) -> nn.Module:
-    """Build a small network for the rehearsal, in place of the real one."""
-    dims = dict(embed_dims=(8, 8, 16, 16), depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2))
-    return backbone.SecViT(dims, 'released')
+    return backbone.SecViT(TINY, 'released')
+
+
+def tiny_transcription(size: tuple[int, int]) -> nn.Module:
+    return backbone.ReleasedSecViT(**TINY)
 
 
 def failing(size: tuple[int, int]) -> nn.Module:
