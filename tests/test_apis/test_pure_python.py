@@ -12,7 +12,7 @@ from PIL import Image
 
 from mmsecvit import apis
 from mmsecvit.apis.config import ConfigError, load_config
-from mmsecvit.apis.deployment import load_network
+from mmsecvit.apis.deployment import load_network, network_inputs
 
 COMMON = """
 from mmengine.config import read_base
@@ -226,8 +226,8 @@ def test_training_testing_and_demo_work(config, root, tmp_path):
     assert out.exists()
     assert not apis.infer([root / 'img' / '0.png'], config, checkpoint, tmp_path / 'demo')
     # What is exported.
-    network, _ = load_network(load_config(config), config, checkpoint)
-    assert network(torch.rand(1, 3, 64, 64)) is not None
+    network, metadata = load_network(load_config(config), config, checkpoint)
+    assert network(*network_inputs(metadata, torch.rand(1, 3, 64, 64))) is not None
 
 
 def test_checks_see_classes_like_names(config, tmp_path):
