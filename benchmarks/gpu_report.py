@@ -1,4 +1,4 @@
-"""What the parts of `gpu.py` share: their time and their report. Imports nothing heavy."""
+"""Limit the time of the parts of `gpu.py`, and write their reports, without heavy imports."""
 
 import json
 from pathlib import Path

@@ -35,10 +35,13 @@ class OneStageDetector(nn.Module):
         """Return boxes (N, 4), scores (N,) and labels (N,) by falling score."""
         maps = self.neck(self.backbone(image))
         boxes, ranks, labels, _ = dense_candidates(self.head, maps, size, self.cfg)
-        scores = ranks.sigmoid() if self.head.use_sigmoid_cls else ranks
-        kept = (scores > self.cfg.get('score_thr', 0)) & large_enough(boxes, self.cfg)
+        kept = self._scores(ranks) > self.cfg.get('score_thr', 0)
+        kept = kept & large_enough(boxes, self.cfg)
         boxes, ranks, labels = nms(select((boxes, ranks, labels), kept), self.cfg)
-        return boxes, ranks.sigmoid() if self.head.use_sigmoid_cls else ranks, labels
+        return boxes, self._scores(ranks), labels
+
+    def _scores(self, ranks: Tensor) -> Tensor:
+        return ranks.sigmoid() if self.head.use_sigmoid_cls else ranks
 
 
 class TwoStageDetector(nn.Module):
