@@ -125,7 +125,7 @@ def sec_attention(
             ``sdpa_kernel(SDPBackend.MATH)``) or ``triton`` (one fused kernel that permutes
             nothing; CUDA; float32, float16 and bfloat16; heads of at most 128 channels).
             ``auto`` is ``triton`` on GPUs of a compute capability on which its tests have passed
-            (9.0; docs/performance.md), for heads of at most 64 channels in 16 bits and 32 in
+            (9.0; docs/gpu_kernels.md), for heads of at most 64 channels in 16 bits and 32 in
             float32, unless a graph is compiled, and else ``sdpa``.
 
     Returns:

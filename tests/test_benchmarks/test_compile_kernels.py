@@ -47,7 +47,7 @@ def compile_kernels(kernels, dtype, dims, capabilities):
 def test_kernels_fit_every_architecture_and_use_its_matrix_units(dtype, dims, capabilities):
     units = {90: 'wgmma', 100: 'tcgen05'}
     kernels = ('_forward', '_backward_q', '_backward_kv')
-    # Of the tilings that have run on an H100, those of float32 spill most (docs/performance.md).
+    # Of the tilings that have run on an H100, those of float32 spill most (docs/gpu_kernels.md).
     most = 136 if (dtype, capabilities) == ('fp32', (90,)) else 64
     for row in compile_kernels(kernels, dtype, dims, capabilities):
         stack, shared, matrix = int(row[5]), int(row[6]), row[7]

@@ -25,7 +25,7 @@ AVAILABLE = torch.__version__ >= (2, 7) and find_spec('triton') is not None  # t
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 # Compute capabilities of the GPUs on which the tests of the kernels, as they are now, have passed,
 # and the most bytes of a head's row there: `auto` chooses this backend for them.
-# docs/performance.md says what has run on which GPU.
+# docs/gpu_kernels.md says what has run on which GPU.
 PROVEN_CAPABILITIES: tuple[tuple[int, int], ...] = ((9, 0),)
 PROVEN_ROW_BYTES = 128
 # Whether fake tensors stand for tensors on such a GPU: see `fakes_on_gpu`.
