@@ -1,10 +1,12 @@
-"""Predict with an exported model: ``python run_model.py MODEL.onnx IMAGE... --out DIR``.
+"""Predict with an exported model: ``python run_model.py MODEL.onnx IMAGES... --out DIR``.
 
 This file needs onnxruntime, NumPy and Pillow, nothing else, and runs wherever it is copied.
 """
 
 import argparse
+import glob
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +24,8 @@ except ImportError as error:
 
 Size = Sequence[int]  # height and width
 
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
+
 
 class InputError(ValueError):
     """A file, an image or an argument is not what it must be."""
@@ -33,7 +37,7 @@ class ExportedModel:
     Its ``info`` is what the file says about itself, such as ``task``, ``classes`` and ``size``.
 
     Raises:
-        InputError: If there is no such file, or it is another one, or only a backbone.
+        InputError: If there is no such file, or it is another or an older one, or a backbone.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -43,10 +47,19 @@ class ExportedModel:
             raise InputError(f'{path} must be an ONNX file that can be run: {error}') from error
         metadata = self._session.get_modelmeta().custom_metadata_map
         if 'mmsecvit' not in metadata:
-            raise InputError(f'{path} must be a file of tools/deployment/export.py of mmsecvit')
+            raise InputError(
+                f'{path} must be a file of tools/deployment/export.py of mmsecvit: export it again'
+            )
         self.path, self.info = path, json.loads(metadata['mmsecvit'])
         if self.info['part'] != 'model':
             raise InputError(f'{path} must hold a whole model, but holds its {self.info["part"]}')
+        expected = ['image', 'size'] if self.info['task'] == 'detection' else ['image']
+        inputs = [x.name for x in self._session.get_inputs()]
+        if inputs != expected:
+            raise InputError(
+                f'{path} must take {" and ".join(expected)}, but takes {" and ".join(inputs)}, as '
+                'files of another version of mmsecvit: export it again'
+            )
 
     def __call__(self, image: Any) -> dict[str, Any]:
         """Predict for a path, a Pillow image or an array, (H, W, 3), uint8, RGB.
@@ -92,8 +105,8 @@ class ExportedModel:
         for box, color, name, score in notes:
             text = f'{name} {score:.2f}'
             canvas.rectangle(box, outline=color, width=2)
-            canvas.rectangle(canvas.textbbox(box[:2], text, font), fill=(0, 0, 0))
-            canvas.text(box[:2], text, color, font)
+            canvas.rectangle(canvas.textbbox(box[:2], text, font), fill=color)
+            canvas.text(box[:2], text, text_color(color), font)
         return picture
 
     def _transform(self, pixels: np.ndarray) -> np.ndarray:
@@ -230,6 +243,13 @@ def resize(image: np.ndarray, size: Size, kind: str = 'bilinear') -> np.ndarray:
     return image
 
 
+def text_color(background: Sequence[int]) -> tuple[int, int, int]:
+    """Return black or white, whichever has more contrast to a color, RGB."""
+    # WCAG's luminance; black and white have the same contrast to 0.179.
+    luminance = np.dot((np.array(background) / 255) ** 2.2, (0.2126, 0.7152, 0.0722))
+    return (0, 0, 0) if luminance > 0.179 else (255, 255, 255)
+
+
 def paste_mask(mask: np.ndarray, box: np.ndarray, size: Size) -> np.ndarray:
     """Interpolate a mask inside a box of an image; it is zero outside, and if a side is zero."""
     sides = []
@@ -255,16 +275,36 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     return dict(size=[*mask.shape], counts=text)
 
 
+def find_images(images: Sequence[str]) -> list[Path]:
+    """List the image files that files, folders (not their subfolders) and glob patterns name."""
+    paths: list[Path] = []
+    for given in images:
+        if Path(given).is_dir():
+            found = [path for path in Path(given).iterdir() if path.suffix.lower() in SUFFIXES]
+        else:
+            matching = [given] if Path(given).is_file() else glob.glob(given, recursive=True)
+            found = [Path(path) for path in matching if Path(path).is_file()]
+        if not found:
+            raise InputError(f'images must be files, folders or patterns; {given} has none')
+        paths += sorted(found)
+    return [*{os.path.abspath(path): path for path in paths}.values()]
+
+
 def run(model: str, images: Sequence[str], out: str) -> list[str]:
-    """Write ``vis/NAME.png`` and ``preds/NAME.json`` into a new folder; return what is wrong."""
-    paths = {Path(image).stem: Path(image) for image in images}
-    if len(paths) < len(images):
-        raise InputError('images must differ in their names without folders and suffixes')
-    if Path(out).is_file() or any(Path(out).glob('*')):
-        raise InputError(f'out must be a new or empty folder, but {out} holds files')
+    """Write ``vis/NAME.png`` and ``preds/NAME.json`` for each image; return what is wrong."""
+    paths: dict[str, Path] = {}
+    for path in find_images(images):
+        other = paths.setdefault(path.stem, path)
+        if other != path:
+            raise InputError(f'images must differ in names without suffix, got {other} and {path}')
+    vis, preds = Path(out, 'vis'), Path(out, 'preds')
+    files = [x for name in paths for x in (vis / f'{name}.png', preds / f'{name}.json')]
+    taken = [x for x in files if x.exists()] + [x for x in (Path(out), vis, preds) if x.is_file()]
+    if taken:
+        raise InputError(f'out must hold no results of these images, but {taken[0]} exists')
     exported = ExportedModel(model)
-    for folder in ('vis', 'preds'):
-        Path(out, folder).mkdir(parents=True)
+    for folder in (vis, preds):
+        folder.mkdir(parents=True, exist_ok=True)
     faults = []
     for name, path in paths.items():
         try:
@@ -272,17 +312,19 @@ def run(model: str, images: Sequence[str], out: str) -> list[str]:
         except InputError as error:
             faults.append(str(error))
             continue
-        exported.draw(path, result).save(Path(out, 'vis', f'{name}.png'))
+        exported.draw(path, result).save(vis / f'{name}.png')
         text = json.dumps(dict(image=str(path), **result), default=encode_mask)
-        Path(out, 'preds', f'{name}.json').write_text(text)
+        (preds / f'{name}.json').write_text(text)
+    done = f'{len(paths) - len(faults)} of {len(paths)} images'
+    print(f'Predicted for {done}: pictures are in {vis}, predictions in {preds}.')
     return faults
 
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description='Predict for images with an exported model.')
     parser.add_argument('model', help='ONNX file of tools/deployment/export.py')
-    parser.add_argument('images', nargs='+', help='image files')
-    parser.add_argument('--out', default='outputs', help='new or empty folder (default: outputs)')
+    parser.add_argument('images', nargs='+', help='image files, folders or quoted glob patterns')
+    parser.add_argument('--out', default='outputs', help='folder for results (default: outputs)')
     try:
         faults = run(**vars(parser.parse_args()))
     except InputError as error:

@@ -18,7 +18,7 @@ pytest.importorskip('onnxruntime')
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from mmsecvit.apis import run_model  # noqa: E402
+from mmsecvit.apis import inference, run_model  # noqa: E402
 from mmsecvit.apis.run_model import ExportedModel, InputError  # noqa: E402
 
 PACKAGES = ('onnxruntime', 'numpy', 'PIL')
@@ -269,9 +269,41 @@ def test_files_of_other_kinds_are_refused(tmp_path):
     onnx.save(model, foreign)
     with pytest.raises(InputError, match='must be a file of tools/deployment/export.py'):
         ExportedModel(foreign)
+    # Before the input `size` was added.
+    nodes = [('Identity', ['image'], 'boxes', {})]
+    model = onnx.load(write(tmp_path / 'old.onnx', nodes, task='segmentation'))
+    helper.set_model_props(model, {'mmsecvit': json.dumps({**INFO, 'task': 'detection'})})
+    onnx.save(model, tmp_path / 'old.onnx')
+    with pytest.raises(InputError, match='old.onnx must take image and size, but takes image, as'):
+        ExportedModel(tmp_path / 'old.onnx')
     backbone = write_detector(tmp_path / 'backbone.onnx', part='backbone')
     with pytest.raises(InputError, match='must hold a whole model, but holds its backbone'):
         ExportedModel(backbone)
+
+
+@pytest.mark.parametrize('color', [(0, 0, 142), (255, 255, 0), (119, 11, 32), (117, 117, 117)])
+def test_text_has_more_contrast_than_in_the_other_color(color):
+    c = np.divide(color, 255)
+    linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)  # sRGB
+    luminance = linear @ (0.2126, 0.7152, 0.0722)
+    to_white, to_black = 1.05 / (luminance + 0.05), (luminance + 0.05) / 0.05
+    contrast = to_black if run_model.text_color(color) == (0, 0, 0) else to_white
+    assert contrast >= 4.5  # WCAG's minimum
+
+
+def test_images_are_found_as_by_the_demo(tmp_path, monkeypatch):
+    assert set(run_model.SUFFIXES) == set(inference.IMG_EXTENSIONS)
+    monkeypatch.chdir(tmp_path)
+    for name in ('a/x.png', 'a/y.JPG', 'a/notes.txt', 'a/b/z.png', 'c.png'):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    for given in (['a'], ['c.png', 'a/x.png', 'a'], ['**/*.png'], ['a/notes.txt', 'a/b']):
+        assert sorted(run_model.find_images(given)) == sorted(inference.find_images(given))
+    with pytest.raises(InputError, match='images must be files, folders or patterns; d has none'):
+        run_model.find_images(['a', 'd'])
+    with pytest.raises(InputError, match='names without suffix, got a/x.png and x.jpg'):
+        Path('x.jpg').touch()
+        run_model.run('no.onnx', ['a', 'x.jpg'], 'out')
 
 
 @pytest.fixture(scope='module')
@@ -295,12 +327,16 @@ def alone(tmp_path_factory):
 
 def test_a_copy_of_the_module_needs_three_packages_only(tmp_path, alone):
     path, out = write_detector(tmp_path / 'x.onnx'), tmp_path / 'out'
-    images = [tmp_path / 'a.png', tmp_path / 'broken.png', tmp_path / 'b.jpg']
+    images = [tmp_path / 'a.png', tmp_path / 'folder/broken.png', tmp_path / 'folder/b.jpg']
+    for folder in (images[1].parent, out / 'vis'):  # an empty folder of results is no fault
+        folder.mkdir(parents=True)
     for image in images:
         Image.fromarray(photo(41, 60)).save(image)
     images[1].write_bytes(images[1].read_bytes()[:2000])
-    done = alone(path, *images, '--out', out)
+    done = alone(path, images[0], images[1].parent, '--out', out)
     assert done.returncode == 1
+    places = f'pictures are in {out}/vis, predictions in {out}/preds'
+    assert done.stdout == f'Predicted for 2 of 3 images: {places}.\n'
     assert done.stderr.startswith('Skipped what cannot be read or predicted for:\n')
     assert f'{images[1]} cannot be read as an image: ' in done.stderr
     assert len(done.stderr.splitlines()) == 2
@@ -318,7 +354,8 @@ def test_a_copy_of_the_module_needs_three_packages_only(tmp_path, alone):
     assert (decoded.transpose(2, 0, 1) == np.stack(expected['masks'])).all()
 
     again = alone(path, images[0], '--out', out)
-    assert again.stderr == f'out must be a new or empty folder, but {out} holds files\n'
+    message = f'out must hold no results of these images, but {out}/vis/a.png exists\n'
+    assert again.stderr == message
     foreign = alone(images[0], images[0], '--out', tmp_path / 'other')
     assert foreign.stderr.count('\n') == 1 and 'must be an ONNX file' in foreign.stderr
     assert not (tmp_path / 'other').exists()
