@@ -22,7 +22,9 @@ import gc
 import inspect
 import multiprocessing
 import signal
-from contextlib import AbstractContextManager, nullcontext
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -306,6 +308,20 @@ def adaptive_average_in_onnx(x: Any, output_size: list[int]) -> Any:
 
     rows, columns = (weights(i, parts) for i, parts in zip((2, 3), output_size, strict=True))
     return op.MatMul(op.MatMul(rows, x), op.Transpose(columns, perm=[1, 0]))
+
+
+@contextmanager
+def without_warnings_of_export() -> Iterator[None]:
+    """Return a context in which an export does not warn of its own deprecated calls.
+
+    torch <= 2.11 (``torch.onnx.export``) copies objects of the class ``LeafSpec``, which torch 2.11
+    deprecates, and torchvision <= 0.26 (``_meta_registrations``) calls ``create_unbacked_symint``.
+    A user can change neither. Remove when they do not warn.
+    """
+    with warnings.catch_warnings():
+        for deprecated in (r'isinstance\(treespec, LeafSpec\)', 'create_unbacked_symint'):
+            warnings.filterwarnings('ignore', f'`{deprecated}` is deprecated', FutureWarning)
+        yield
 
 
 def upsample_at_every_size(head: nn.Module) -> None:

@@ -83,8 +83,23 @@ def export_pooling(**options):
     return lambda x: torch.from_numpy(session.run(None, {given.name: x.numpy()})[0])
 
 
+def test_torchvision_still_warns_of_its_own_call():
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+    from torchvision.ops import nms
+
+    with FakeTensorMode(shape_env=ShapeEnv()):
+        boxes, scores = torch.rand(5, 4), torch.rand(5)
+        with pytest.warns(FutureWarning, match='`create_unbacked_symint` is deprecated') as seen:
+            nms(boxes, scores, 0.5)
+            with compat.without_warnings_of_export():
+                nms(boxes, scores, 0.5)
+    assert len(seen) == 1
+
+
 def test_torch_still_exports_adaptive_pooling_for_one_size():
-    run = export_pooling()
+    with pytest.warns(FutureWarning, match=r'`isinstance\(treespec, LeafSpec\)` is deprecated'):
+        run = export_pooling()  # see without_warnings_of_export
     x = torch.rand(2, 4, 9, 10)
     try:
         equal = (run(x) - nn.AdaptiveAvgPool2d((2, 3))(x)).abs().max() < 1e-6
@@ -93,9 +108,11 @@ def test_torch_still_exports_adaptive_pooling_for_one_size():
     assert not equal, compat.adaptive_average_in_onnx.__doc__
 
 
+@pytest.mark.filterwarnings('error::FutureWarning')
 def test_adaptive_pooling_is_exported_for_every_size():
     pool = torch.ops.aten.adaptive_avg_pool2d.default
-    run = export_pooling(custom_translation_table={pool: compat.adaptive_average_in_onnx})
+    with compat.without_warnings_of_export():
+        run = export_pooling(custom_translation_table={pool: compat.adaptive_average_in_onnx})
     for size in [(7, 8), (1, 2), (2, 3), (9, 10), (25, 42)]:
         x = torch.rand(2, 4, *size)
         torch.testing.assert_close(run(x), nn.AdaptiveAvgPool2d((2, 3))(x), rtol=0, atol=1e-6)

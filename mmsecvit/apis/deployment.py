@@ -1,5 +1,6 @@
 """Export models and backbones: what tools/deployment/export.py does."""
 
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -9,20 +10,24 @@ from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from ..checkpoints import CheckpointReader, check_weights, extract_state_dict
+from ..compat import without_warnings_of_export
 from ..errors import InputError
 from ..layers import SECA
 from .config import load_config
 from .exportable import find_task
 from .exported_files import SUFFIXES, ExportedFile, Run, write_exported
-from .exported_metadata import default_size, describe, describe_backbone
+from .exported_metadata import default_size, describe, describe_backbone, warn_of_padding
 from .exported_models import whole_model
 from .pretrained import find_backbone_config, set_pretrained
+
+LARGEST_SIDE = 2**14  # an image of 16384x16384 takes 3 GiB as the input alone
 
 
 class Comparison(NamedTuple):
@@ -77,6 +82,7 @@ def export(
     trust: bool = False,
     part: str = 'model',
     scores: bool = False,
+    cfg_options: dict | None = None,
 ) -> Exported:
     """Write a model, or only its backbone, to a file that runs without this package.
 
@@ -109,6 +115,7 @@ def export(
         trust: Whether to execute code that the checkpoint may hold.
         part: ``model`` or ``backbone``.
         scores: Whether a segmenter's file also has ``scores``.
+        cfg_options: Values by dotted key that override the config's.
 
     Returns:
         A function that runs the file on an input. Its ``network`` is the exported one.
@@ -121,19 +128,22 @@ def export(
     """
     out = Path(out)
     _check_arguments(out, format, dynamic, size, part)
-    cfg = load_config(config)
+    cfg = load_config(config, cfg_options=cfg_options)
     network, metadata = load_network(cfg, config, checkpoint, trust, part, scores)
     if dynamic:
         _check_dynamic(network)
         metadata.update(size=None, divisor=32)
     else:
         metadata.update(size=list(size or default_size(cfg)), divisor=None)
-    program = _trace(network, metadata)
-    maps = [f'map{i}' for i in range(len(program.graph.output_node().args[0]))]
-    inputs, outputs = (['image'], network.outputs) if part == 'model' else (['images'], maps)
-    if _detects(metadata):
-        inputs = [*inputs, 'size']
-    write_exported(program, out, inputs, outputs, metadata)
+        warn_of_padding(metadata)
+    print_log(f'Tracing and writing {out}: a detector takes some minutes.', logger='current')
+    with without_warnings_of_export():
+        program = _trace(network, metadata)
+        maps = [f'map{i}' for i in range(len(program.graph.output_node().args[0]))]
+        inputs, outputs = (['image'], network.outputs) if part == 'model' else (['images'], maps)
+        if _detects(metadata):
+            inputs = [*inputs, 'size']
+        write_exported(program, out, inputs, outputs, metadata)
     return Exported(network, out)
 
 
@@ -166,10 +176,15 @@ def _check_arguments(
         raise InputError(f'out must end with {SUFFIXES[format]} for {format}, got {out}')
     if out.exists():
         raise FileExistsError(f'out must be a new file, but {out} exists')
+    folder = next(parent for parent in out.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f'out must be in a folder that can be written, but {folder} cannot')
     if size is not None and dynamic:
         raise InputError('size must be left out of a dynamic file')
-    if size is not None and min(size) < 32:
-        raise InputError(f'size must be a height and a width of at least 32, got {tuple(size)}')
+    if size is not None and not 32 <= min(size) <= max(size) <= LARGEST_SIDE:
+        raise InputError(
+            f'size must be a height and a width of 32 to {LARGEST_SIDE}, got {tuple(size)}'
+        )
     missing = [name for name in ('onnx', 'onnxscript', 'onnxruntime') if find_spec(name) is None]
     if format == 'onnx' and missing:
         raise InputError(f'format onnx needs more packages: pip install {" ".join(missing)}')

@@ -1,10 +1,12 @@
 """Describe a model for those who run its exported file without its config."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
 
 from ..datasets import find_datasets, type_name
 from ..errors import InputError
@@ -112,6 +114,26 @@ def default_size(cfg: Config) -> tuple[int, int]:
         elif transform['type'] == 'Resize':
             height, width = (-(-n // 32) * 32 for n in sorted(transform['scale']))
     return height, width
+
+
+def warn_of_padding(metadata: Mapping[str, Any]) -> None:
+    """Warn of a fixed ``size`` that is larger than the images that ``transforms`` make.
+
+    Classifiers' images are not padded, and of a backbone no transforms are known.
+    """
+    resizes = [step for step in metadata.get('transforms', ()) if step['type'] == 'Resize']
+    if not resizes or metadata['task'] == 'classification':
+        return
+    scale = resizes[-1]['scale']  # (width, height), or of either orientation
+    width, height = [max(scale)] * 2 if resizes[-1]['keep_ratio'] else scale
+    size = metadata['size']
+    if any(side > -(-n // 32) * 32 for side, n in zip(size, (height, width), strict=True)):
+        print_log(
+            f'size is {size[0]}x{size[1]}, but the test pipeline of the config makes no image '
+            f'higher than {height} or wider than {width} pixels: all that is gained is padding.',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def _pair(size: int | Sequence[int]) -> list[int]:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
@@ -13,6 +14,7 @@ from mmsecvit import apis
 from mmsecvit.apis import deployment, export, exported_files
 from mmsecvit.apis.deployment import copy_runner
 from mmsecvit.apis.exported_files import ExportedFile
+from mmsecvit.apis.exported_metadata import warn_of_padding
 from mmsecvit.apis.exported_models import whole_model
 from mmsecvit.apis.exported_testing import ModelFromFile
 
@@ -365,10 +367,12 @@ def test_what_differs_from_mmdets_computation_is_refused(tmp_path, files):
         export(config, checkpoint, tmp_path / 'x.pt2', 'torch_export', part='backbone')
     config.write_text(text)
     for options, message in [
-        (dict(size=(16, 64)), r'size must be .* at least 32, got \(16, 64\)'),
+        (dict(size=(16, 64)), r'size must be .* of 32 to 16384, got \(16, 64\)'),
+        (dict(size=(64, 20000)), r'size must be .* of 32 to 16384, got \(64, 20000\)'),
         (dict(size=(64, 64), dynamic=True), 'size must be left out of a dynamic file'),
         (dict(part='head'), "part must be model or backbone, got 'head'"),
         (dict(scores=True), 'scores are for segmenters'),
+        (dict(cfg_options={'model.test_cfg.nms.type': 'soft_nms'}), "type must be 'nms' to be exp"),
     ]:
         with pytest.raises(ValueError, match=message):
             export(config, checkpoint, tmp_path / 'x.pt2', 'torch_export', **options)
@@ -376,3 +380,19 @@ def test_what_differs_from_mmdets_computation_is_refused(tmp_path, files):
     (tmp_path / 'x.onnx').write_text('no')
     with pytest.raises(ValueError, match=r'x.onnx is no exported network'):
         ExportedFile(tmp_path / 'x.onnx')
+
+
+@pytest.mark.parametrize(
+    ('keep_ratio', 'size', 'warned'),
+    [
+        (True, (96, 96), False),  # for landscapes and portraits
+        (True, (64, 97), True),
+        (False, (64, 96), False),
+        (False, (96, 96), True),
+    ],
+)
+def test_a_size_that_only_adds_padding_is_named(caplog, monkeypatch, keep_ratio, size, warned):
+    monkeypatch.setattr(MMLogger.get_current_instance(), 'handlers', [caplog.handler])
+    resize = dict(type='Resize', scale=[90, 60], keep_ratio=keep_ratio)
+    warn_of_padding(dict(task='detection', size=size, transforms=[resize]))
+    assert ('all that is gained is padding' in caplog.text) == warned

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mmsecvit.apis import add_trust_option, command, export
+from mmsecvit.apis import add_config_options, add_trust_option, command, export
 from mmsecvit.apis.deployment import compare, copy_runner
 from mmsecvit.apis.exported_files import SUFFIXES
 
@@ -35,10 +35,10 @@ def main() -> None:
     )
     parser.add_argument('--scores', action='store_true', help="also a segmenter's logits")
     parser.add_argument('--out', type=Path, help='new file (default: CONFIG.onnx or .pt2, here)')
+    add_config_options(parser, example='model.test_cfg.rcnn.score_thr=0.3')
     add_trust_option(parser)
     args = vars(parser.parse_args())
     args['out'] = args['out'] or Path(args['config'].stem + SUFFIXES[args['format']])
-    print(f'Tracing and writing {args["out"]}: a detector takes some minutes.', flush=True)
     exported = export(**args)
     print(f'{exported.path}: {exported.path.stat().st_size:,} bytes')
     runner = copy_runner(exported)
