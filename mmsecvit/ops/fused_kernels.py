@@ -21,7 +21,8 @@ TILINGS = {
 }
 # By compute capability, instead of those above: with 2 warps a 5x5 convolution spills there.
 TILINGS_BY_CAPABILITY = {('_convolve', (10, 0)): (16, 64, 4)}
-# Rows that one program of the weights' gradient sums, at least; and programs, at most.
+# Rows that one program of the weights' gradient sums, at least, if there are as many; and programs,
+# at most.
 FEWEST_ROWS = 256
 MOST_CHUNKS = 256
 
@@ -217,7 +218,8 @@ def choose_tiling(kernel: str, channels: int, capability: tuple[int, int]) -> tu
 
 def chunk_rows(num_rows: int, block: int) -> int:
     """Return how many rows one program of the weights' gradient sums, a multiple of its block."""
-    return max(FEWEST_ROWS, triton.cdiv(triton.cdiv(num_rows, MOST_CHUNKS), block) * block)
+    rows = max(FEWEST_ROWS, triton.cdiv(num_rows, MOST_CHUNKS))
+    return triton.cdiv(min(rows, num_rows), block) * block
 
 
 def rotate_rows(
