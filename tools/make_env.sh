@@ -65,8 +65,14 @@ pip() {
     tee -a "$log" | narrate || die "$failed"
 }
 
-# Python compiles a module when it first imports it: to compile all of them here takes a minute.
 install() { pip install --no-compile --constraint "$constraints" "$@"; }
+
+# On all cores, where pip compiles on one. Python itself would compile a module at each import where
+# PYTHONDONTWRITEBYTECODE is set, as in many containers: imports would take three times as long.
+# A module for another version of Python may not compile: nothing imports it.
+compile_modules() {
+  "$python" -m compileall -q -j 0 -x '/tests?/' "$VENV"/lib >>"$log" 2>&1 || true
+}
 
 # ---------------------------------------------------------------- checks
 
@@ -216,6 +222,7 @@ took
 
 step 4 'Install the toolboxes, this package, and the packages of the demo and the tests (a minute or two)'
 install --no-build-isolation --editable ".[$STACK,demo,export,test]"
+compile_modules
 took
 
 step 5 'Check that all of it can be imported (some seconds)'

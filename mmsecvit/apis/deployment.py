@@ -23,7 +23,7 @@ from ..layers import SECA
 from .config import load_config
 from .exportable import find_task
 from .exported_files import SUFFIXES, ExportedFile, Run, write_exported
-from .exported_metadata import default_size, describe, describe_backbone, warn_of_padding
+from .exported_metadata import default_size, describe, describe_backbone, warn_of_size
 from .exported_models import whole_model
 from .pretrained import find_backbone_config, set_pretrained
 
@@ -135,7 +135,7 @@ def export(
         metadata.update(size=None, divisor=32)
     else:
         metadata.update(size=list(size or default_size(cfg)), divisor=None)
-        warn_of_padding(metadata)
+        warn_of_size(metadata)
     print_log(f'Tracing and writing {out}: a detector takes some minutes.', logger='current')
     with without_warnings_of_export():
         program = _trace(network, metadata)

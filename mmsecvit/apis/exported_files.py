@@ -95,7 +95,7 @@ class ExportedFile:
             raise InputError(f'{path} needs one more package: pip install onnxruntime')
         read = _read_onnx if self.path.suffix == '.onnx' else _read_pt2
         try:
-            self._run, self.shape, description = read(self.path)
+            self._run, self._inputs, self.shape, description = read(self.path)
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(f'{path} is no exported network: {reason}') from error
@@ -109,8 +109,13 @@ class ExportedFile:
             size: For a detector, height and width of its image without padding, (2,) int64.
 
         Raises:
-            InputError: If the file does not take the shape.
+            InputError: If the file does not take the shape or the number of inputs.
         """
+        if len(self._inputs) != 1 + len(size):
+            raise InputError(
+                f'{self.path} takes {" and ".join(self._inputs)}, got {1 + len(size)} inputs: if '
+                'another version of mmsecvit wrote it, export it again'
+            )
         shape, accepted = tuple(x.shape), self.shape
         if isinstance(accepted[2], int):
             takes, fits = f'of shape {tuple(accepted)}', shape == tuple(accepted)
@@ -124,26 +129,27 @@ class ExportedFile:
         return self._run(x, *size)
 
 
-def _read_onnx(path: Path) -> tuple[Run, Sequence, str | None]:
+def _read_onnx(path: Path) -> tuple[Run, Sequence[str], Sequence, str | None]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
     given = session.get_inputs()
+    names = [x.name for x in given]
 
     def run(*inputs: Tensor) -> Sequence[Tensor]:
-        feed = {x.name: value.numpy() for x, value in zip(given, inputs, strict=True)}
+        feed = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
         return [torch.from_numpy(y) for y in session.run(None, feed)]
 
-    return run, given[0].shape, session.get_modelmeta().custom_metadata_map.get(METADATA)
+    return run, names, given[0].shape, session.get_modelmeta().custom_metadata_map.get(METADATA)
 
 
-def _read_pt2(path: Path) -> tuple[Run, Sequence, str | None]:
+def _read_pt2(path: Path) -> tuple[Run, Sequence[str], Sequence, str | None]:
     import torchvision  # noqa: F401  # registers the operators of detectors
 
     extra_files = {f'{METADATA}.json': ''}
     program = torch.export.load(path, extra_files=extra_files)
-    name = program.graph_signature.user_inputs[0]
-    (images,) = (node for node in program.graph.nodes if node.name == name)
+    names = program.graph_signature.user_inputs
+    (images,) = (node for node in program.graph.nodes if node.name == names[0])
     # torch.export distinguishes sizes of one, which the last map of 32 pixels has, so that its
     # guards refuse them. The exported network computes them as PyTorch does.
     unguarded = 'check_guards' in signature(program.module).parameters  # torch >= 2.9
@@ -154,4 +160,4 @@ def _read_pt2(path: Path) -> tuple[Run, Sequence, str | None]:
             outputs = network(*inputs)
         return (outputs,) if isinstance(outputs, Tensor) else outputs
 
-    return run, images.meta['val'].shape, extra_files[f'{METADATA}.json']
+    return run, names, images.meta['val'].shape, extra_files[f'{METADATA}.json']

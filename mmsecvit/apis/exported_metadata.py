@@ -116,21 +116,29 @@ def default_size(cfg: Config) -> tuple[int, int]:
     return height, width
 
 
-def warn_of_padding(metadata: Mapping[str, Any]) -> None:
-    """Warn of a fixed ``size`` that is larger than the images that ``transforms`` make.
+def warn_of_size(metadata: Mapping[str, Any]) -> None:
+    """Warn of a fixed ``size`` that does not suit the images that ``transforms`` make.
 
-    Classifiers' images are not padded, and of a backbone no transforms are known.
+    Larger ones only add padding, but a classifier's images are not padded. Of a backbone, no
+    transforms are known.
     """
-    resizes = [step for step in metadata.get('transforms', ()) if step['type'] == 'Resize']
-    if not resizes or metadata['task'] == 'classification':
-        return
-    scale = resizes[-1]['scale']  # (width, height), or of either orientation
-    width, height = [max(scale)] * 2 if resizes[-1]['keep_ratio'] else scale
-    size = metadata['size']
-    if any(side > -(-n // 32) * 32 for side, n in zip(size, (height, width), strict=True)):
+    size, message = metadata['size'], None
+    steps = [step for step in metadata.get('transforms', ()) if step['type'] != 'ResizeEdge']
+    if steps and metadata['task'] == 'classification':
+        made = steps[-1].get('crop_size') or steps[-1]['scale'][::-1]
+        if made != size:
+            message = (
+                f"of {made[0]}x{made[1]}, and a classifier's images are not padded: run_model.py "
+                'and tools/test.py will refuse them'
+            )
+    elif steps and steps[-1]['type'] == 'Resize':
+        scale = steps[-1]['scale']  # (width, height), or of either orientation
+        width, height = [max(scale)] * 2 if steps[-1]['keep_ratio'] else scale
+        if any(side > -(-n // 32) * 32 for side, n in zip(size, (height, width), strict=True)):
+            message = f'of {height}x{width} at most: all that is gained is padding'
+    if message:
         print_log(
-            f'size is {size[0]}x{size[1]}, but the test pipeline of the config makes no image '
-            f'higher than {height} or wider than {width} pixels: all that is gained is padding.',
+            f"size is {size[0]}x{size[1]}, but the config's test pipeline makes images {message}.",
             logger='current',
             level=logging.WARNING,
         )

@@ -149,6 +149,8 @@ def test_the_tool_exports_a_classifier_whole(tmp_path, files, monkeypatch, capsy
     )
     with pytest.raises(ValueError, match=r'takes images of shape \(1, 3, 64, 96\), got \(1, 3, 32'):
         ExportedFile(out)(torch.rand(1, 3, 32, 32))
+    with pytest.raises(ValueError, match=r'takes image, got 2 inputs: .* export it again'):
+        ExportedFile(out)(torch.rand(1, 3, 64, 96), torch.tensor([64, 96]))
     with pytest.raises(SystemExit) as refused:
         runpy.run_path(str(tool), run_name='__main__')
     assert refused.value.code == f'out must be a new file, but {out} exists'

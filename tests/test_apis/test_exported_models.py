@@ -14,7 +14,7 @@ from mmsecvit import apis
 from mmsecvit.apis import deployment, export, exported_files
 from mmsecvit.apis.deployment import copy_runner
 from mmsecvit.apis.exported_files import ExportedFile
-from mmsecvit.apis.exported_metadata import warn_of_padding
+from mmsecvit.apis.exported_metadata import warn_of_size
 from mmsecvit.apis.exported_models import whole_model
 from mmsecvit.apis.exported_testing import ModelFromFile
 
@@ -382,17 +382,26 @@ def test_what_differs_from_mmdets_computation_is_refused(tmp_path, files):
         ExportedFile(tmp_path / 'x.onnx')
 
 
+RESIZE = dict(type='Resize', scale=[90, 60], keep_ratio=True)
+CROP = dict(type='CenterCrop', crop_size=[64, 96])
+
+
 @pytest.mark.parametrize(
-    ('keep_ratio', 'size', 'warned'),
+    ('task', 'transform', 'size', 'warning'),
     [
-        (True, (96, 96), False),  # for landscapes and portraits
-        (True, (64, 97), True),
-        (False, (64, 96), False),
-        (False, (96, 96), True),
+        ('detection', RESIZE, [96, 96], ''),  # for landscapes and portraits
+        ('detection', RESIZE, [64, 97], 'makes images of 90x90 at most: all that is gained is pad'),
+        ('detection', RESIZE | dict(keep_ratio=False), [64, 96], ''),
+        ('detection', RESIZE | dict(keep_ratio=False), [96, 96], 'makes images of 60x90 at most'),
+        ('classification', CROP, [64, 96], ''),
+        ('classification', CROP, [96, 96], 'makes images of 64x96, and a classifier'),
+        ('classification', RESIZE | dict(keep_ratio=False), [60, 90], ''),
     ],
 )
-def test_a_size_that_only_adds_padding_is_named(caplog, monkeypatch, keep_ratio, size, warned):
+def test_a_size_that_the_test_pipeline_does_not_make_is_named(
+    caplog, monkeypatch, task, transform, size, warning
+):
     monkeypatch.setattr(MMLogger.get_current_instance(), 'handlers', [caplog.handler])
-    resize = dict(type='Resize', scale=[90, 60], keep_ratio=keep_ratio)
-    warn_of_padding(dict(task='detection', size=size, transforms=[resize]))
-    assert ('all that is gained is padding' in caplog.text) == warned
+    warn_of_size(dict(task=task, size=size, transforms=[transform]))
+    assert warning in caplog.text
+    assert bool(warning) == bool(caplog.text)
