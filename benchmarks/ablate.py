@@ -119,7 +119,7 @@ def run_one(config: Path, seed: int, work_dir: Path, overrides: Path | None, out
         seed=seed,
         validations=[validations[step] for step in sorted(validations)],
         steps=runner.max_iters,
-        batch_size=runner.train_dataloader.batch_size,
+        batch_size=runner.cfg.train_dataloader.batch_size,
         train_images=len(runner.train_dataloader.dataset),
         test_images=len(runner.val_dataloader.dataset),
         image_size=size,
