@@ -97,9 +97,9 @@ def test_torchvision_still_warns_of_its_own_call():
     assert len(seen) == 1
 
 
-def test_torch_still_exports_adaptive_pooling_for_one_size():
+def test_torch_still_exports_adaptive_pooling_for_one_size_and_warns_of_its_own_call():
     with pytest.warns(FutureWarning, match=r'`isinstance\(treespec, LeafSpec\)` is deprecated'):
-        run = export_pooling()  # see without_warnings_of_export
+        run = export_pooling()  # if it does not warn: see without_warnings_of_export
     x = torch.rand(2, 4, 9, 10)
     try:
         equal = (run(x) - nn.AdaptiveAvgPool2d((2, 3))(x)).abs().max() < 1e-6

@@ -67,11 +67,11 @@ pip() {
 
 install() { pip install --no-compile --constraint "$constraints" "$@"; }
 
-# On all cores, where pip compiles on one. Python itself would compile a module at each import where
-# PYTHONDONTWRITEBYTECODE is set, as in many containers: imports would take three times as long.
-# A module for another version of Python may not compile: nothing imports it.
+# Compile on all cores: pip uses one. Where PYTHONDONTWRITEBYTECODE is set, as in many containers,
+# Python would otherwise compile each module at every import, which then takes three times as long.
+# Modules for another version of Python fail to compile, and nothing imports them.
 compile_modules() {
-  "$python" -m compileall -q -j 0 -x '/tests?/' "$VENV"/lib >>"$log" 2>&1 || true
+  "$python" -m compileall -q -j 0 -x '/site-packages/.*/tests?/' "$VENV"/lib >>"$log" 2>&1 || true
 }
 
 # ---------------------------------------------------------------- checks

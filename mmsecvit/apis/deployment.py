@@ -178,7 +178,7 @@ def _check_arguments(
         raise FileExistsError(f'out must be a new file, but {out} exists')
     folder = next(parent for parent in out.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise InputError(f'out must be in a folder that can be written, but {folder} cannot')
+        raise InputError(f'out must be in a folder that can be written to, but {folder} is none')
     if size is not None and dynamic:
         raise InputError('size must be left out of a dynamic file')
     if size is not None and not 32 <= min(size) <= max(size) <= LARGEST_SIDE:

@@ -101,41 +101,43 @@ def find_transforms(
 def default_size(cfg: Config) -> tuple[int, int]:
     """Return the height and width of the images that a config tests, for a file of fixed size.
 
-    Detectors resize to fit into a scale, and pad to multiples of 32. Segmenters' images have many
-    sizes: this is the size of the crops in training.
+    Detectors resize to a scale, and pad to multiples of 32. Segmenters' images have many sizes: this
+    is the size of the crops in training.
     """
     preprocessor: ConfigDict = cfg.model.get('data_preprocessor') or {}
     if cfg.get('default_scope') == 'mmseg':
         return tuple(preprocessor.get('size') or (512, 512))
     height, width = 224, 224
+    divisor = 1 if cfg.get('default_scope') == 'mmpretrain' else 32
     for transform in find_transforms(cfg, 'give the size of the images, with --size'):
         if transform['type'] == 'CenterCrop':
             height, width = transform['crop_size']
         elif transform['type'] == 'Resize':
-            height, width = (-(-n // 32) * 32 for n in sorted(transform['scale']))
+            scale = transform['scale']  # (width, height), or of either orientation
+            sides = sorted(scale) if transform['keep_ratio'] else scale[::-1]
+            height, width = (-(-n // divisor) * divisor for n in sides)
     return height, width
 
 
 def warn_of_size(metadata: Mapping[str, Any]) -> None:
     """Warn of a fixed ``size`` that does not suit the images that ``transforms`` make.
 
-    Larger ones only add padding, but a classifier's images are not padded. Of a backbone, no
-    transforms are known.
+    Smaller images are padded, except a classifier's. Of a backbone, no transforms are known.
     """
-    size, message = metadata['size'], None
-    steps = [step for step in metadata.get('transforms', ()) if step['type'] != 'ResizeEdge']
-    if steps and metadata['task'] == 'classification':
-        made = steps[-1].get('crop_size') or steps[-1]['scale'][::-1]
-        if made != size:
-            message = (
-                f"of {made[0]}x{made[1]}, and a classifier's images are not padded: run_model.py "
-                'and tools/test.py will refuse them'
-            )
-    elif steps and steps[-1]['type'] == 'Resize':
-        scale = steps[-1]['scale']  # (width, height), or of either orientation
-        width, height = [max(scale)] * 2 if steps[-1]['keep_ratio'] else scale
-        if any(side > -(-n // 32) * 32 for side, n in zip(size, (height, width), strict=True)):
-            message = f'of {height}x{width} at most: all that is gained is padding'
+    size, message = metadata['size'], ''
+    last = (metadata.get('transforms') or [{}])[-1]
+    if last.get('keep_ratio'):
+        longest = max(last['scale'])
+        if metadata['task'] != 'classification' and max(size) > -(-longest // 32) * 32:
+            message = f'with sides of at most {longest}: all that is gained is padding'
+    elif 'keep_ratio' in last or 'crop_size' in last:
+        made = last.get('crop_size') or last['scale'][::-1]
+        pairs = [*zip(size, made, strict=True)]
+        padded = metadata['task'] != 'classification'
+        if any(side < n or (side > n and not padded) for side, n in pairs):
+            message = 'of {}x{}: run_model.py and tools/test.py will refuse them'.format(*made)
+        elif any(side > -(-n // 32) * 32 for side, n in pairs):
+            message = 'of {}x{}: all that is gained is padding'.format(*made)
     if message:
         print_log(
             f"size is {size[0]}x{size[1]}, but the config's test pipeline makes images {message}.",

@@ -48,7 +48,7 @@ class ExportedModel:
         metadata = self._session.get_modelmeta().custom_metadata_map
         if 'mmsecvit' not in metadata:
             raise InputError(
-                f'{path} must be a file of tools/deployment/export.py of mmsecvit: export it again'
+                f'{path} must be a file that tools/deployment/export.py of mmsecvit wrote'
             )
         self.path, self.info = path, json.loads(metadata['mmsecvit'])
         if self.info['part'] != 'model':
@@ -244,8 +244,9 @@ def resize(image: np.ndarray, size: Size, kind: str = 'bilinear') -> np.ndarray:
 
 
 def text_color(background: Sequence[int]) -> tuple[int, int, int]:
-    """Return black or white, whichever has more contrast to a color, RGB."""
-    # WCAG's luminance; black and white have the same contrast to 0.179.
+    """Return black or white, whichever can be read on a color, RGB."""
+    # WCAG's luminance, with sRGB's curve taken as a power of 2.2: black and white have the same
+    # contrast to 0.179.
     luminance = np.dot((np.array(background) / 255) ** 2.2, (0.2126, 0.7152, 0.0722))
     return (0, 0, 0) if luminance > 0.179 else (255, 255, 255)
 
@@ -301,7 +302,7 @@ def run(model: str, images: Sequence[str], out: str) -> list[str]:
     files = [x for name in paths for x in (vis / f'{name}.png', preds / f'{name}.json')]
     taken = [x for x in files if x.exists()] + [x for x in (Path(out), vis, preds) if x.is_file()]
     if taken:
-        raise InputError(f'out must hold no results of these images, but {taken[0]} exists')
+        raise InputError(f'out must be a folder without results of these images, but {taken[0]} exists')
     exported = ExportedModel(model)
     for folder in (vis, preds):
         folder.mkdir(parents=True, exist_ok=True)

@@ -219,7 +219,7 @@ def choose_tiling(kernel: str, channels: int, capability: tuple[int, int]) -> tu
 def chunk_rows(num_rows: int, block: int) -> int:
     """Return how many rows one program of the weights' gradient sums, a multiple of its block."""
     rows = max(FEWEST_ROWS, triton.cdiv(num_rows, MOST_CHUNKS))
-    return triton.cdiv(min(rows, num_rows), block) * block
+    return triton.cdiv(max(1, min(rows, num_rows)), block) * block
 
 
 def rotate_rows(

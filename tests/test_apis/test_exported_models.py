@@ -383,6 +383,7 @@ def test_what_differs_from_mmdets_computation_is_refused(tmp_path, files):
 
 
 RESIZE = dict(type='Resize', scale=[90, 60], keep_ratio=True)
+STRETCH = RESIZE | dict(keep_ratio=False)
 CROP = dict(type='CenterCrop', crop_size=[64, 96])
 
 
@@ -390,12 +391,14 @@ CROP = dict(type='CenterCrop', crop_size=[64, 96])
     ('task', 'transform', 'size', 'warning'),
     [
         ('detection', RESIZE, [96, 96], ''),  # for landscapes and portraits
-        ('detection', RESIZE, [64, 97], 'makes images of 90x90 at most: all that is gained is pad'),
-        ('detection', RESIZE | dict(keep_ratio=False), [64, 96], ''),
-        ('detection', RESIZE | dict(keep_ratio=False), [96, 96], 'makes images of 60x90 at most'),
+        ('detection', RESIZE, [64, 97], 'with sides of at most 90: all that is gained is padding'),
+        ('detection', STRETCH, [64, 96], ''),
+        ('detection', STRETCH, [96, 96], 'images of 60x90: all that is gained is padding'),
+        ('detection', STRETCH, [32, 96], 'images of 60x90: run_model.py and tools/test.py will re'),
         ('classification', CROP, [64, 96], ''),
-        ('classification', CROP, [96, 96], 'makes images of 64x96, and a classifier'),
-        ('classification', RESIZE | dict(keep_ratio=False), [60, 90], ''),
+        ('classification', CROP, [96, 96], 'images of 64x96: run_model.py and tools/test.py will'),
+        ('classification', STRETCH, [60, 90], ''),
+        ('classification', RESIZE, [96, 96], ''),
     ],
 )
 def test_a_size_that_the_test_pipeline_does_not_make_is_named(

@@ -81,6 +81,14 @@ def test_convolution_reads_views_and_weights_of_another_precision():
     assert error <= torch.finfo(torch.bfloat16).eps * expected.abs().max()
 
 
+def test_chunks_of_rows_are_whole_blocks_and_at_most_256():
+    from mmsecvit.ops.fused_kernels import chunk_rows  # needs triton
+
+    # Of no rows, some rows, and as many as give more than 256 chunks of 256.
+    chunks = [chunk_rows(n, 16) for n in (0, 1, 49, 300, 2**16 + 1)]
+    assert chunks == [16, 16, 64, 256, 272]
+
+
 @pytest.mark.parametrize('dtype', DTYPES)
 def test_order_is_by_similarity_and_ties_keep_raster_order(dtype):
     k = torch.randn(2, 150, 3, 24).to(dtype)

@@ -23,9 +23,9 @@ AVAILABLE = torch.__version__ >= (2, 7) and find_spec('triton') is not None  # t
 # With TRITON_INTERPRET=1, Triton runs its kernels in Python on CPU tensors: slow, for tests without
 # a GPU.
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
-# Compute capabilities of the GPUs on which the tests of the kernels, as they are now, have passed,
-# and the most bytes of a head's row there: `auto` chooses this backend for them.
-# docs/gpu_kernels.md says what has run on which GPU.
+# Compute capabilities of the GPUs on which the tests of the kernels have passed, and the most bytes
+# of a head's row there: `auto` chooses this backend for them. docs/gpu_kernels.md says what has run
+# on which GPU, and what has changed since.
 PROVEN_CAPABILITIES: tuple[tuple[int, int], ...] = ((9, 0),)
 PROVEN_ROW_BYTES = 128
 # Whether fake tensors stand for tensors on such a GPU: see `fakes_on_gpu`.
