@@ -101,8 +101,8 @@ def find_transforms(
 def default_size(cfg: Config) -> tuple[int, int]:
     """Return the height and width of the images that a config tests, for a file of fixed size.
 
-    Detectors resize to a scale, and pad to multiples of 32. Segmenters' images have many sizes: this
-    is the size of the crops in training.
+    Detectors resize to a scale, and pad to multiples of 32. Segmenters' images have many sizes:
+    this is the size of the crops in training.
     """
     preprocessor: ConfigDict = cfg.model.get('data_preprocessor') or {}
     if cfg.get('default_scope') == 'mmseg':

@@ -302,7 +302,9 @@ def run(model: str, images: Sequence[str], out: str) -> list[str]:
     files = [x for name in paths for x in (vis / f'{name}.png', preds / f'{name}.json')]
     taken = [x for x in files if x.exists()] + [x for x in (Path(out), vis, preds) if x.is_file()]
     if taken:
-        raise InputError(f'out must be a folder without results of these images, but {taken[0]} exists')
+        raise InputError(
+            f'out must be a folder without results of these images, but {taken[0]} exists'
+        )
     exported = ExportedModel(model)
     for folder in (vis, preds):
         folder.mkdir(parents=True, exist_ok=True)

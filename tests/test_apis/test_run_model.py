@@ -267,7 +267,7 @@ def test_files_of_other_kinds_are_refused(tmp_path):
     model = onnx.load(write_detector(foreign))
     del model.metadata_props[:]
     onnx.save(model, foreign)
-    with pytest.raises(InputError, match='must be a file that tools/deployment/export.py of mmsecvit wrote'):
+    with pytest.raises(InputError, match='must be a file that tools/deployment/export.py'):
         ExportedModel(foreign)
     # Before the input `size` was added.
     nodes = [('Identity', ['image'], 'boxes', {})]
