@@ -3,6 +3,7 @@
 import runpy
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 
@@ -15,8 +16,10 @@ def run_toolbox_tool(toolbox: str, tool: str, arguments: list[str]) -> None:
         arguments: Arguments of the tool on the command line.
 
     Raises:
-        FileNotFoundError: If the installed toolbox has no such tool.
+        FileNotFoundError: If the toolbox is not installed, or has no such tool.
     """
+    if find_spec(toolbox) is None:
+        raise FileNotFoundError(f'{tool} is a tool of {toolbox}, which is not installed')
     path = Path(import_module(toolbox).__path__[0], '.mim', 'tools', tool)
     if not path.is_file():
         raise FileNotFoundError(f'the installed {toolbox} must bring {tool}, but {path} is absent')

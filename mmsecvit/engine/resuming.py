@@ -68,13 +68,14 @@ def check_resumed(runner: Runner, checkpoint: dict) -> None:
     if changed and trained:
         meta['trained_batches'] = len(loop.dataloader)
     schedules = [*_compare_schedules(runner, checkpoint)]
-    if in_epochs and not same_batch:
+    if in_epochs and (not same_batch or IMAGES in changed):
         for setting, difference, counts_iterations in schedules:
             if counts_iterations:
                 raise CheckpointError(
                     f'{source} has a schedule that counts iterations ({setting}: {difference}), '
                     f'and an epoch has another number of them now, since {changes}: resume with '
-                    f'the same product of {BATCH_SIZE} and processes, or begin {new_run}'
+                    f'as many images and the same product of {BATCH_SIZE} and processes, or begin '
+                    f'{new_run}'
                 )
     ignored = {setting: difference for setting, difference, _ in schedules}
     for setting, difference in {**ignored, **_compare_optimizers(runner, checkpoint)}.items():
@@ -82,8 +83,8 @@ def check_resumed(runner: Runner, checkpoint: dict) -> None:
             f'The config has another {setting} than {source}, which resuming takes: {difference}. '
             f"For the config's, begin {new_run}."
         )
-    if not same_batch:
-        runner.logger.warning(f'The batch is not that of {source}: {changes}.')
+    if changed:
+        runner.logger.warning(f'The batches are not those of {source}: {changes}.')
 
 
 def _total_batch(order: dict) -> int:

@@ -37,11 +37,11 @@ def write_threads():
 
 @DATASETS.register_module(force=True)
 class Noise(torch.utils.data.Dataset):
-    def __init__(self, flip=True):
-        self.flip = flip
+    def __init__(self, flip=True, length=12):
+        self.flip, self.length = flip, length
 
     def __len__(self):
-        return 12
+        return self.length
 
     def __getitem__(self, i):
         image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(i)) + i % 3

@@ -17,6 +17,8 @@ BY_EPOCH = {
 }
 CONVERTED = {'param_scheduler': dict(BY_EPOCH['param_scheduler'], convert_to_iter_based=True)}
 BATCH_OF_6 = {'train_dataloader.batch_size': 6}
+SIX_IMAGES = {'train_dataloader.dataset.length': 6}
+UNSHUFFLED = {'train_dataloader.sampler.shuffle': False}
 PROCESSES = 'the number of processes'
 
 
@@ -94,7 +96,7 @@ def processes(count):
         (BATCH_OF_6, None, 'train_dataloader.batch_size was 3 and is 6'),
         ({}, processes(2), 'the number of processes was 2 and is 1'),
         (
-            {'train_dataloader.sampler.shuffle': False},
+            UNSHUFFLED,
             None,
             'train_dataloader.sampler.shuffle was True and is False',
         ),
@@ -139,13 +141,26 @@ def test_another_batch_goes_on_at_the_end_of_an_epoch(resume, step):
     assert all(len(set(images)) == 12 for images in ImagesHook.trained.values())
 
 
-def test_another_batch_is_refused_if_a_schedule_counts_its_iterations(resume):
+@pytest.mark.parametrize(
+    ('options', 'change'),
+    [
+        (SIX_IMAGES, 'the number of images in train_dataloader.dataset was 12 and is 6'),
+        (UNSHUFFLED, 'train_dataloader.sampler.shuffle was True and is False'),
+    ],
+)
+def test_other_images_are_said_at_the_end_of_an_epoch(resume, options, change):
+    (warning,) = resume(options, step=7, first={**PLAIN, **BY_EPOCH})
+    assert warning.endswith(f'interrupted.pth: {change}.')
+
+
+@pytest.mark.parametrize('options', [BATCH_OF_6, SIX_IMAGES])
+def test_an_epoch_of_another_length_is_refused_if_a_schedule_counts_iterations(resume, options):
     with pytest.raises(
         CheckpointError,
         match=r'has a schedule that counts iterations \(param_scheduler.0: .*T_max=12 then, 6 now.*'
-        r'resume with the same product of train_dataloader.batch_size and processes',
+        r'resume with as many images and the same product of train_dataloader.batch_size and',
     ):
-        resume(BATCH_OF_6, step=7, first={**PLAIN, **CONVERTED})
+        resume(options, step=7, first={**PLAIN, **CONVERTED})
 
 
 def test_iterations_go_on_with_another_batch(resume):
