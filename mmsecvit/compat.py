@@ -8,8 +8,10 @@ says so. These workarounds are where they are used, with docstrings or comments 
 ``without_sync_batch_norm`` in ``apis/config_changes.py``, ``_read_pt2`` in
 ``apis/exported_files.py``, ``_save_best_checkpoint`` in ``engine/hooks/checkpoint.py``,
 ``read_checkpoint`` in ``checkpoints/reading.py``, ``_WorkerError`` in ``datasets/file_backend.py``,
-``is_static`` in ``ops/clustering.py``, ``LARGEST_CUDA_BATCH`` in ``ops/backends/sdpa.py``, and the
-convolutions' gradients in ``analysis/traffic.py``.
+``is_static`` in ``ops/clustering.py``, ``LARGEST_CUDA_BATCH`` and ``_rows_by_place`` in
+``ops/backends/sdpa.py``, ``rotate`` in ``layers/rotary.py``, the autograd functions in
+``ops/fused.py`` and ``ops/backends/triton.py``, and the convolutions' gradients in
+``analysis/traffic.py``.
 
 Backbones import this module: what needs more than torch and the basic packages of mmengine
 imports it inside the function.

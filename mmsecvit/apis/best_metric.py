@@ -93,7 +93,8 @@ def list_metrics(evaluator: object, scope: str | None) -> MetricNames:
             continue
         prefix = metric.get('prefix') or cls.default_prefix
         is_known = is_of_toolboxes(metric, METRICS, scope) and not metric.get('classwise')
-        names = _METRICS.get(cls.__name__, _unknown)(metric) if is_known else None
+        count = _METRICS.get(cls.__name__) if is_known else None
+        names = count(metric) if count else None
         if metric.get('format_only'):
             names = []
         if names is not None:
@@ -103,10 +104,6 @@ def list_metrics(evaluator: object, scope: str | None) -> MetricNames:
         else:
             complete = False
     return MetricNames(exact, prefixes, complete)
-
-
-def _unknown(metric: ConfigDict) -> None:
-    return None
 
 
 def _coco(metric: ConfigDict) -> list[str]:

@@ -83,6 +83,7 @@ def load_config(
 
     Raises:
         FileNotFoundError: If the file does not exist.
+        InputError: If ``custom_imports`` names a module that Python does not find.
     """
     if not Path(config).is_file():
         raise FileNotFoundError(f'config {config} does not exist')

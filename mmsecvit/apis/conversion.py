@@ -13,6 +13,7 @@ from ..checkpoints.contents import below
 from ..errors import InputError
 from ..necks import SecViTNeck
 from ..version import __version__
+from .exported_files import whole_file
 
 
 def convert_released(src: str | Path, dst: str | Path, trust: bool = False) -> dict:
@@ -54,7 +55,8 @@ def convert_released(src: str | Path, dst: str | Path, trust: bool = False) -> d
         torch_version=str(torch.__version__),
     )
     dst.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(dict(meta=meta, state_dict=weights), dst)
+    with whole_file(dst) as unfinished:
+        torch.save(dict(meta=meta, state_dict=weights), unfinished)
     return meta
 
 

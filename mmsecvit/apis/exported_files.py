@@ -40,7 +40,7 @@ def write_exported(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     description = json.dumps(metadata)
-    with _whole_file(path) as unfinished:
+    with whole_file(path) as unfinished:
         if path.suffix == '.pt2':
             extra_files = {f'{METADATA}.json': description}
             torch.export.save(program, unfinished, extra_files=extra_files)
@@ -64,7 +64,7 @@ def write_exported(
 
 
 @contextmanager
-def _whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path) -> Iterator[Path]:
     """Yield a path next to another, which becomes it when the block ends without an error."""
     unfinished = path.with_name(f'.{path.stem}.unfinished{path.suffix}')
     try:
@@ -84,7 +84,7 @@ class ExportedFile:
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        InputError: If it is no exported network.
+        InputError: If it is no exported network, or onnxruntime is missing.
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -67,8 +67,9 @@ def infer(
     """
     paths = find_images(images)
     out_dir = Path(out_dir)
-    if out_dir.exists() and any(out_dir.iterdir()):
-        raise FileExistsError(f'out_dir must be a new or empty folder, but {out_dir} holds files')
+    if out_dir.is_file() or (out_dir.exists() and any(out_dir.iterdir())):
+        has = 'is a file' if out_dir.is_file() else 'holds files'
+        raise FileExistsError(f'out_dir must be a new or empty folder, but {out_dir} {has}')
     cfg = load_config(config)
     if cfg.get('default_scope') not in _INFERENCERS:
         raise InputError(

@@ -30,14 +30,10 @@ def check_metric_options(cfg: Config, splits: Iterable[str]) -> list[str]:
     messages: list[str] = []
     for split in splits:
         name = f'{split}_evaluator'
-        for setting, metric in find_nodes(cfg.get(name), name, _is_known):
+        for setting, metric in find_nodes(cfg.get(name), name, lambda x: type_name(x) in _CHECKS):
             if is_of_toolboxes(metric, METRICS, cfg.get('default_scope')):
                 messages += _CHECKS[type_name(metric)](setting, metric)
     return messages
-
-
-def _is_known(node: ConfigDict) -> bool:
-    return type_name(node) in _CHECKS
 
 
 def _check_coco(setting: str, metric: ConfigDict) -> Iterator[str]:

@@ -36,8 +36,10 @@ def verify_dataset(
     Raises:
         FileExistsError: If ``out`` exists.
     """
-    if out is not None and Path(out).exists():
-        raise FileExistsError(f'out must be a new file, but {out} exists')
+    if out is not None:
+        if Path(out).exists():
+            raise FileExistsError(f'out must be a new file, but {out} exists')
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
     cfg = load_config(config, cfg_options=cfg_options)
     set_coco_types(cfg)  # as training does
     splits = [s for s in ('train', 'val', 'test') if cfg.get(f'{s}_dataloader')]

@@ -145,8 +145,5 @@ def list_state_dicts(checkpoint: Any) -> list[str]:
 
 
 def _is_state_dict(value: Any) -> bool:
-    return isinstance(value, dict) and bool(value) and all(_is_weight(*x) for x in value.items())
-
-
-def _is_weight(key: Any, value: Any) -> bool:
-    return isinstance(key, str) and isinstance(value, Tensor)
+    items = value.items() if isinstance(value, dict) else ()
+    return bool(items) and all(isinstance(k, str) and isinstance(x, Tensor) for k, x in items)

@@ -90,12 +90,8 @@ def set_image_backend(cfg: Config) -> list[str]:
     changed = []
     for split in ('train', 'val', 'test'):
         name = f'{split}_dataloader'
-        for setting, loader in find_nodes(cfg.get(name), name, _is_loader):
+        for setting, loader in find_nodes(cfg.get(name), name, lambda x: type_name(x) in LOADERS):
             if not loader.get('backend_args') and not loader.get('file_client_args'):
                 loader['backend_args'] = dict(backend='checked_image')
                 changed.append(f'{setting}.backend_args')
     return changed
-
-
-def _is_loader(node: dict) -> bool:
-    return type_name(node) in LOADERS

@@ -318,11 +318,8 @@ class _LabelReader:
 
 def _find_heads(cfg: Config) -> list[ConfigDict]:
     """Return the heads of a segmenter that compare with label images."""
-
-    def is_head(node: ConfigDict) -> bool:
-        return type_name(node).endswith('Head')
-
-    return [head for _, head in find_nodes(cfg.get('model') or {}, 'model', is_head)]
+    nodes = find_nodes(cfg.get('model'), 'model', lambda x: type_name(x).endswith('Head'))
+    return [head for _, head in nodes]
 
 
 def _find_metrics(cfg: Config, setting: str) -> list[ConfigDict]:

@@ -54,11 +54,7 @@ def _reason_without_labels(scope: str, dataset: ConfigDict) -> str:
         return 'data_prefix has no seg_map_path'
     if scope == 'mmpretrain' and dataset.get('with_label') is False:
         return 'with_label=False'
-    if (
-        scope == 'mmpretrain'
-        and type_name(dataset) == 'ImageNet'
-        and dataset.get('split') == 'test'
-    ):
+    if type_name(dataset) == 'ImageNet' and dataset.get('split') == 'test':
         return "split='test'"
     return ''
 

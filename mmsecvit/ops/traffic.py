@@ -75,18 +75,6 @@ def kernels_of(operation: str, arguments: dict[str, Any]) -> Iterator[Kernel]:
     return _KERNELS[operation](**arguments)
 
 
-def _semantic_order(k: Tensor) -> Iterator[Kernel]:
-    yield from _order(_Rows.of(k))
-
-
-def _sec_attention(q: Tensor, num_clusters: int, **_: Any) -> Iterator[Kernel]:
-    yield from _attention(_Rows.of(q), num_clusters)
-
-
-def _sec_attention_backward(q: Tensor, num_clusters: int, **_: Any) -> Iterator[Kernel]:
-    yield from _attention_backward(_Rows.of(q), num_clusters)
-
-
 def _depthwise_conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None, residual: bool
 ) -> Iterator[Kernel]:
@@ -207,9 +195,11 @@ def _weight_gradients(numel: int, element_size: int, weight: Tensor) -> Iterator
 
 
 _KERNELS: dict[str, Callable[..., Iterator[Kernel]]] = {
-    'semantic_order': _semantic_order,
-    'sec_attention': _sec_attention,
-    'sec_attention_backward': _sec_attention_backward,
+    'semantic_order': lambda k: _order(_Rows.of(k)),
+    'sec_attention': lambda q, num_clusters, **_: _attention(_Rows.of(q), num_clusters),
+    'sec_attention_backward': lambda q, num_clusters, **_: _attention_backward(
+        _Rows.of(q), num_clusters
+    ),
     'depthwise_conv2d': _depthwise_conv2d,
     'depthwise_conv2d_backward': _depthwise_conv2d_backward,
     'seca': _seca,

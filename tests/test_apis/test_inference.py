@@ -29,6 +29,11 @@ def test_images_that_are_not_there_are_refused(folder):
             find_images([folder / absent])
 
 
+def test_a_file_is_no_folder_for_results(folder):
+    with pytest.raises(FileExistsError, match='new or empty folder, but .*notes.txt is a file'):
+        infer([folder / 'a.JPG'], 'config.py', 'checkpoint.pth', folder / 'notes.txt')
+
+
 def test_a_config_of_no_toolbox_is_refused(folder):
     (folder / 'config.py').write_text("default_scope = 'mmengine'\n")
     with pytest.raises(ValueError, match='mmdet, mmseg, mmpretrain as its default_scope, got mme'):

@@ -108,7 +108,7 @@ split = 'val'
 val_dataloader = dict(dataset={dataset})
 test_dataloader = val_dataloader
 """)
-    out = tmp_path / 'findings.json'
+    out = tmp_path / 'new' / 'findings.json'
     found = verify_dataset(config, out=out)
     assert [(finding.kind, finding.count) for finding in found] == [
         ('hidden folder', 1),

@@ -12,6 +12,7 @@ def _number_or(*words: str) -> Callable[[str], str | int]:
     def parse(text: str) -> str | int:
         return text if text in words else int(text)
 
+    parse.__name__ = ' or '.join((*words, 'number'))  # in argparse's errors
     return parse
 
 

@@ -32,8 +32,8 @@ def find_coco_faults(
     Yields:
         A finding for each kind of fault.
     """
-    cls, file = coco_class(dataset), _ann_file_of(dataset)
-    if cls is None or not file.is_file():
+    cls = coco_class(dataset)
+    if cls is None or not (file := _ann_file_of(setting, dataset)).is_file():
         return
     classes = classes_of(dataset)
     again = [name for name, count in Counter(classes or ()).items() if count > 1]
@@ -70,9 +70,9 @@ def find_lack_of_objects(cfg: Config) -> Iterator[Finding]:
         A finding if there is nothing to train with.
     """
     datasets = dict(find_datasets(cfg.get('train_dataloader'), 'train_dataloader'))
-    files = {f'{setting}.ann_file': _ann_file_of(node) for setting, node in datasets.items()}
     if not datasets or not all(map(coco_class, datasets.values())):
         return
+    files = {f'{name}.ann_file': _ann_file_of(name, node) for name, node in datasets.items()}
     if all(file.is_file() and not has_annotations(file) for file in files.values()):
         named = ' or '.join(f'{setting} {file}' for setting, file in files.items())
         file = str(next(iter(files.values())))
@@ -94,11 +94,14 @@ def find_evaluator_faults(cfg: Config, split: str, thorough: bool = False) -> It
 
     loader, evaluator = f'{split}_dataloader', f'{split}_evaluator'
     datasets = dict(find_datasets(cfg.get(loader), loader))
-    files = {setting: _ann_file_of(dataset) for setting, dataset in datasets.items()}
-    known = all(map(coco_class, datasets.values())) and all(map(Path.is_file, files.values()))
     own = cfg.get(evaluator) if isinstance(cfg.get(evaluator), dict) else None
-    if not datasets or not known or type_name(own) == 'MultiDatasetsEvaluator':
-        return  # That evaluator has a metric for each data set.
+    if not datasets or not all(map(coco_class, datasets.values())):
+        return
+    if type_name(own) == 'MultiDatasetsEvaluator':
+        return  # It has a metric for each data set.
+    files = {setting: _ann_file_of(setting, dataset) for setting, dataset in datasets.items()}
+    if not all(map(Path.is_file, files.values())):
+        return
     for setting, metric in find_nodes(cfg.get(evaluator), evaluator, lambda x: 'ann_file' in x):
         cls, file = find_class(metric, METRICS, 'mmdet'), Path(metric.ann_file or '')
         if not (inspect.isclass(cls) and issubclass(cls, CocoMetric) and file.is_file()):
@@ -125,13 +128,13 @@ def _check_scored(
     masks = 'segm' in metric.get('metric', '')
     use: Any = 'predict' if metric.get('format_only') else 'score'
     findings = mend_coco(content, f'{setting}.ann_file', str(file), classes, masks, use)
-    known = {os.path.realpath(_ann_file_of(dataset)) for dataset in datasets.values()}
+    known = {os.path.realpath(_ann_file_of(name, node)) for name, node in datasets.items()}
     other = os.path.realpath(file) not in known
     yield from (finding for finding in findings if other or finding.level == 'error')
 
 
-def _ann_file_of(dataset: ConfigDict) -> Path:
-    must_be_path('ann_file', dataset.get('ann_file'))
+def _ann_file_of(setting: str, dataset: ConfigDict) -> Path:
+    must_be_path(f'{setting}.ann_file', dataset.get('ann_file'))
     return Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
 
 

@@ -175,7 +175,7 @@ def _attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     from .triton_kernels import launch_backward
 
-    grads = _empty_grads(grad_out, q, k, v, order, out, log_sum, num_clusters, scale)
+    grads = _empty_grads(grad_out, q, k, v)
     grad_out, q, k, v = (with_adjacent_channels(x) for x in (grad_out, q, k, v))
     order = order.contiguous()
     launch_backward(q, k, v, order, out, log_sum, grad_out, grads, num_clusters, scale)
@@ -189,15 +189,7 @@ def _empty_outputs(
 
 
 def _empty_grads(
-    grad_out: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    order: Tensor,
-    out: Tensor,
-    log_sum: Tensor,
-    num_clusters: int,
-    scale: float,
+    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 

@@ -7,7 +7,11 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, Registry
 
 from mmsecvit.datasets import set_coco_types
-from mmsecvit.datasets.coco import find_coco_faults, find_evaluator_faults
+from mmsecvit.datasets.coco import (
+    find_coco_faults,
+    find_evaluator_faults,
+    find_lack_of_objects,
+)
 
 datasets = pytest.importorskip('mmdet.datasets')
 evaluation = pytest.importorskip('mmdet.evaluation')
@@ -55,6 +59,16 @@ def test_scopes_and_classes_are_replaced_as_well(cfg, kind):
     cfg.val_dataloader.dataset.type = kind
     assert len(set_coco_types(cfg)) == 3
     assert cfg.val_dataloader.dataset.type == 'CheckedCocoDataset'
+
+
+def test_files_of_a_class_of_ones_own_may_be_several(cfg):
+    class Own(datasets.BaseDetDataset):
+        pass
+
+    dataset = dict(type=Own, ann_file=['a.json', 'b.json'])
+    assert [*find_coco_faults('train_dataloader.dataset', ConfigDict(dataset))] == []
+    cfg.train_dataloader = cfg.val_dataloader = dict(dataset=dataset)
+    assert [*find_lack_of_objects(cfg), *find_evaluator_faults(cfg, 'val')] == []
 
 
 def test_classes_of_ones_own_of_the_same_name_stay(cfg):
