@@ -14,7 +14,7 @@ from mmsecvit import apis
 from mmsecvit.apis import deployment, export, exported_files
 from mmsecvit.apis.deployment import copy_runner
 from mmsecvit.apis.exported_files import ExportedFile
-from mmsecvit.apis.exported_metadata import warn_of_size
+from mmsecvit.apis.exported_metadata import default_size, warn_of_size
 from mmsecvit.apis.exported_models import whole_model
 from mmsecvit.apis.exported_testing import ModelFromFile
 
@@ -380,6 +380,23 @@ def test_what_differs_from_mmdets_computation_is_refused(tmp_path, files):
     (tmp_path / 'x.onnx').write_text('no')
     with pytest.raises(ValueError, match=r'x.onnx is no exported network'):
         ExportedFile(tmp_path / 'x.onnx')
+
+
+@pytest.mark.parametrize(
+    ('scope', 'scale', 'keep_ratio', 'expected'),
+    [
+        ('mmdet', (90, 60), True, (64, 96)),
+        ('mmdet', (60, 90), True, (64, 96)),  # for landscapes, whichever side comes first
+        ('mmdet', (60, 90), False, (96, 64)),
+        ('mmpretrain', (60, 90), False, (90, 60)),  # not padded
+    ],
+)
+def test_the_default_size_is_that_of_the_test_pipeline(scope, scale, keep_ratio, expected):
+    pipeline = [dict(type='Resize', scale=scale, keep_ratio=keep_ratio)]
+    assert (
+        default_size(Config(dict(default_scope=scope, model={}, test_dataloader=loader)))
+        == expected
+    )
 
 
 RESIZE = dict(type='Resize', scale=[90, 60], keep_ratio=True)
