@@ -393,10 +393,8 @@ def test_what_differs_from_mmdets_computation_is_refused(tmp_path, files):
 )
 def test_the_default_size_is_that_of_the_test_pipeline(scope, scale, keep_ratio, expected):
     pipeline = [dict(type='Resize', scale=scale, keep_ratio=keep_ratio)]
-    assert (
-        default_size(Config(dict(default_scope=scope, model={}, test_dataloader=loader)))
-        == expected
-    )
+    cfg = Config(dict(default_scope=scope, model={}, test_pipeline=pipeline))
+    assert default_size(cfg) == expected
 
 
 RESIZE = dict(type='Resize', scale=[90, 60], keep_ratio=True)
